@@ -1,0 +1,18 @@
+# Every command sets up what it needs first. PYTHON=python3.13 (or a path) uses that interpreter, in an environment of its own.
+export PYTHON
+
+.PHONY: help demo test check
+
+help:
+	@echo "make demo    an agent on a local language model, streamed to a page in your browser"
+	@echo "make test    all tests: the fast ones, then those that start real servers"
+	@echo "make check   style, types, the floors of the house and its public face"
+
+demo:
+	@scripts/demo
+
+test:
+	@scripts/test
+
+check:
+	@scripts/check

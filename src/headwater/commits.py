@@ -1,0 +1,156 @@
+"""Changing and knowing a stream's head: decide, commit, decide again where somebody else was quicker.
+
+The one place that calls `decide` and `Store.commit`. Keeps the head of a hot stream on its tail, so that the usual
+append is one round trip to the store, and appends to one stream need not wait for each other: each is decided on the
+head that the one before it will leave, and if that one fails, this one fails to match and is decided again.
+
+Knows the store contract, the hub and the decisions. Every reader of a head comes through here too, so that an expiry
+moved by a read a moment ago is never missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from headwater.decide import Append, Create, Decision, decide
+from headwater.errors import BadRequest, HeadwaterError, StoreUnavailable, StreamNotFound, VersionConflict
+from headwater.hub import Hub, Tail
+from headwater.model import Absent, Head
+from headwater.store import Store
+
+LONGEST_NAME: Final = 1024
+"""Characters. Names are paths of URLs, and proxies cut those at 8 KB; a multi-byte character takes up to 12 there."""
+
+MOST_CONFLICTS: Final = 100
+"""Decisions tried on one request before giving up: each failure means that somebody else succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a Streams allows and holds."""
+
+    message_bytes: int = 16 * 1024 * 1024
+    """Of one message. Larger things belong in an object store with a link to them in the stream."""
+    page_bytes: int = 1024 * 1024
+    """Of one page of catching up: one reader's turn must not starve the others'."""
+    sweep_seconds: float = 30.0
+    """Between two sweeps for expired streams. Expiry itself is exact: this only frees their space."""
+
+
+def now_ms() -> int:
+    """ms since 1970 (UTC)."""
+    return time.time_ns() // 1_000_000
+
+
+class Commits:
+    """All heads of one store, and every change to them."""
+
+    def __init__(self, store: Store, hub: Hub, limits: Limits, clock: Callable[[], int]) -> None:
+        self.store, self.hub, self.limits, self.clock = store, hub, limits, clock
+
+    def __repr__(self) -> str:
+        return f"<Commits to {self.store!r}>"
+
+    async def carry_out(self, name: str, request: Create | Append) -> Decision:
+        """Decide `request` on the stream's head and commit what was decided, again if the head has moved."""
+        tail = self.hub.tail(name)
+        for _ in range(MOST_CONFLICTS):
+            before = tail.latest or await self._settled_head(tail)
+            decision = self._decided(before, request)
+            if decision is None or not decision.changes:
+                # An answer without a commit must not rest on what is cached: another process may have changed it, and
+                # a commit of ours that is still on its way may fail. What the store holds by then decides.
+                await _settle(tail.outstanding)
+                final = decide(await self._load(tail), request, self.clock())
+                if not final.changes:
+                    return final
+                tail.latest = None
+                continue
+            try:
+                await asyncio.shield(self._submit(tail, before, decision))
+            except VersionConflict:
+                continue
+            return decision
+        raise StoreUnavailable("this stream is written by too many at a time; try again")
+
+    def _decided(self, before: Head | Absent, request: Create | Append) -> Decision | None:
+        try:
+            return decide(before, request, self.clock())
+        except HeadwaterError:
+            return None
+
+    async def _settled_head(self, tail: Tail) -> Head | Absent:
+        """The stored head with no commit of ours on its way: what a decision can be made on."""
+        while True:
+            await _settle(tail.outstanding)
+            submitted = tail.outstanding
+            head = await self._load(tail)
+            if tail.latest is not None:  # somebody else was quicker
+                return tail.latest
+            if tail.outstanding is submitted:
+                tail.latest = head
+                return head
+
+    async def _load(self, tail: Tail) -> Head | Absent:
+        head = tail.touched_head(await self.store.load(tail.name))
+        tail.learn(head)
+        return head
+
+    def _submit(self, tail: Tail, before: Head | Absent, decision: Decision) -> asyncio.Future[None]:
+        future = asyncio.ensure_future(self.store.commit(tail.name, before, decision.head, decision.messages))
+        tail.latest, tail.outstanding = decision.head, future
+        future.add_done_callback(functools.partial(_committed, tail, decision))
+        return future
+
+    async def head(self, name: str) -> Head:
+        """The stream's head. Does not count as a read. Raises StreamNotFound."""
+        tail = self.hub.known(name)
+        head = await self.store.load(name) if tail is None else await self._load(tail)
+        if isinstance(head, Absent) or head.expired(self.clock()):
+            raise StreamNotFound("no such stream")
+        return head
+
+    async def delete(self, name: str) -> None:
+        """Remove a stream. Its offsets never come back (G1). Raises StreamNotFound where there is none."""
+        for _ in range(MOST_CONFLICTS):
+            head = await self.head(name)
+            try:
+                await asyncio.shield(self.store.delete(name, head))
+            except VersionConflict:
+                continue
+            self.hub.tail(name).forget()
+            return
+        raise StoreUnavailable("this stream changes too often to be deleted now; try again")
+
+    def touch(self, name: str, head: Head) -> None:
+        """Note a read, where a sliding TTL counts them."""
+        if head.config.ttl is not None:
+            now = self.clock()
+            self.store.touch(name, head.generation, now)
+            self.hub.tail(name).touch(now)
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it can be a stream's. Raises BadRequest."""
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise BadRequest(f"a stream's name is 1 to {LONGEST_NAME} printable characters")
+    return name
+
+
+def _committed(tail: Tail, decision: Decision, done: asyncio.Future[None]) -> None:
+    """A commit is done, in the order of submission, whether or not its caller still waits."""
+    if done.cancelled() or done.exception() is not None:
+        tail.forget()
+    else:
+        tail.grow(decision.head, decision.messages)
+
+
+async def _settle(future: asyncio.Future[None] | None) -> None:
+    """Wait until a commit is done, however it ends; being cancelled leaves it alone."""
+    if future is not None and not future.done():
+        await asyncio.wait([future])

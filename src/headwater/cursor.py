@@ -1,0 +1,102 @@
+"""One reader of one stream: an offset, and the way to the next page.
+
+Knows the tail it hangs on and the store contract. Holds nothing that grows (G9): a slow reader is an old offset.
+Invariant: pages are contiguous from the offset it began with; what cannot be served is raised, never skipped (G5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from headwater.errors import OffsetGone, StreamNotFound
+from headwater.hub import Hub, Tail, page_of
+from headwater.model import Absent, Head, Offset, Page
+from headwater.store import Store
+
+
+class Cursor:
+    """Pulls pages. Look with `take`; where it gives None, wait with `tail.waiter()` and look again."""
+
+    def __init__(
+        self, store: Store, hub: Hub, clock: Callable[[], int], tail: Tail, start: Offset, max_bytes: int
+    ) -> None:
+        self._store, self._hub, self._clock = store, hub, clock
+        self.tail = tail
+        self.offset = start
+        self.max_bytes = max_bytes
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Cursor {self.tail.name!r} at {self.offset}>"
+
+    def close(self) -> None:
+        """Let go of the tail. Closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._hub.leave(self.tail)
+
+    async def take(self) -> Page | None:
+        """The next page, moving behind it; None where the reader is at the tail of an open stream.
+
+        At the end of a closed stream: an empty page that says `closed`. Cancelled: the offset has not moved. Raises
+        StreamNotFound, OffsetGone, StoreUnavailable.
+        """
+        page = self._ready() or await self._fetched()
+        if page is not None:
+            self.offset = page.next
+        return page
+
+    def _ready(self) -> Page | None:
+        """What needs no store: the usual case, so it comes first and without a task switch."""
+        head = self.tail.head
+        if not isinstance(head, Head) or self.offset.position >= head.tail or head.expired(self._clock()):
+            return None
+        messages = self.tail.messages(self.offset, self.max_bytes)
+        return page_of(head, self.offset, messages) if messages else None
+
+    async def _fetched(self) -> Page | None:
+        head = self.tail.head
+        if head is None or self._over(head):
+            head = self.tail.touched_head(await self._store.load(self.tail.name))
+            self.tail.learn(head)
+        if isinstance(head, Absent) or head.expired(self._clock()):
+            raise StreamNotFound("this stream is gone")
+        if head.generation != self.offset.generation:
+            raise OffsetGone("another stream has taken this name; read again from the start")
+        if self.offset.position < head.tail:
+            messages = await self._store.read(self.tail.name, self.offset, max_bytes=self.max_bytes)
+            self.tail.extend(messages)
+            return page_of(head, self.offset, messages)
+        return page_of(head, self.offset, []) if head.closed else None
+
+    def _over(self, head: Head | Absent) -> bool:
+        # A head held here may not know of later reads that moved a sliding expiry: the store does.
+        return isinstance(head, Absent) or head.expired(self._clock())
+
+    async def pages(self) -> AsyncGenerator[Page]:
+        """Page after page, waiting at the tail; the last one says `closed`."""
+        while True:
+            wakes = self.tail.wakes
+            page = await self.take()
+            if page is not None:
+                yield page
+                if page.closed:
+                    return
+            elif self.tail.wakes == wakes:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        waiter = self.tail.waiter()
+        try:
+            async with asyncio.timeout(self._seconds_to_live()):
+                await waiter
+        except TimeoutError:
+            pass  # look again: the stream may be over
+        finally:
+            self.tail.discard(waiter)
+
+    def _seconds_to_live(self) -> float | None:
+        head = self.tail.head
+        end = head.expiry() if isinstance(head, Head) else None
+        return None if end is None else max(0.0, (end - self._clock()) / 1000) + 0.001

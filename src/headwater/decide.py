@@ -1,0 +1,208 @@
+"""The rules of a stream, as one pure function: what does this request do to that head, at this time?
+
+    decide(head, request, now) -> Decision(head, messages, what)        or raises the error that answers the request
+
+Idempotent producers, Stream-Seq, closing, content types and expiry live here and nowhere else; a store only compares
+and appends what was decided. Section numbers are those of the Durable Streams protocol.
+
+Knows the model and the errors. No I/O, no clock: time is an argument, in ms since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from headwater.errors import (
+    BadRequest,
+    ContentTypeMismatch,
+    ProducerFenced,
+    ProducerGap,
+    SequenceRegression,
+    StreamClosed,
+    StreamExists,
+    StreamNotFound,
+)
+from headwater.model import Absent, Config, Head, Message, Offset, Producer
+
+PRODUCER_MEMORY_MS: Final = 7 * 24 * 3600 * 1000
+"""A producer that was silent for so long is forgotten once a stream has many of them (5.2.1 allows it)."""
+
+MANY_PRODUCERS: Final = 64
+"""Below this number nobody is forgotten: the head stays small anyway."""
+
+
+class Item(NamedTuple):
+    """What becomes one message."""
+
+    data: bytes
+    key: str | None = None
+
+
+class Stamp(NamedTuple):
+    """Who sends an append and as which one: makes a repeated append count once (5.2.1)."""
+
+    producer: str
+    epoch: int
+    seq: int
+
+
+class Create(msgspec.Struct, frozen=True):
+    """PUT: make a stream, or agree that it exists as described (5.1)."""
+
+    config: Config = Config()
+    items: Sequence[Item] = ()
+    closed: bool = False
+    outcome: str | None = None
+    owner: str | None = None
+    labels: dict[str, str] = {}
+
+
+class Append(msgspec.Struct, frozen=True):
+    """POST: add messages, close, or both at once (5.2, 5.3)."""
+
+    items: Sequence[Item] = ()
+    content_type: str | None = None
+    """Compared with the stream's where given."""
+    stamp: Stamp | None = None
+    seq: str | None = None
+    close: bool = False
+    outcome: str | None = None
+
+
+What = Literal["created", "exists", "appended", "duplicate"]
+
+
+class Decision(NamedTuple):
+    head: Head
+    messages: list[Message]
+    what: What
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is something to commit."""
+        return self.what in ("created", "appended")
+
+
+def decide(head: Head | Absent, request: Create | Append, now: int) -> Decision:
+    """What `request` makes of `head` at `now`; raises the HeadwaterError that answers a request it refuses."""
+    alive = None if isinstance(head, Absent) or head.expired(now) else head
+    if isinstance(request, Create):
+        return _agree(alive, request) if alive else _create(head, request, now)
+    if alive is None:
+        raise StreamNotFound("no such stream")
+    return _append(alive, request, now)
+
+
+def media_type(content_type: str) -> str:
+    """The part of a content type that is compared: no parameters, no case (5.1, 5.2)."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _create(before: Head | Absent, request: Create, now: int) -> Decision:
+    # An expired stream is replaced: its offsets must not come back, so the next generation starts (G1).
+    generation = before.generation if isinstance(before, Absent) else before.generation + 1
+    messages = _messages(request.items, Offset(generation, 0), now)
+    head = Head(
+        config=request.config,
+        generation=generation,
+        tail=len(messages),
+        size=sum(len(item.data) for item in request.items),
+        closed=request.closed,
+        outcome=request.outcome if request.closed else None,
+        created=now,
+        touched=now,
+        owner=None if request.closed else request.owner,
+        labels=request.labels,
+    )
+    return Decision(head, messages, "created")
+
+
+def _agree(head: Head, request: Create) -> Decision:
+    asked, has = request.config, head.config
+    same = (
+        media_type(asked.content_type) == media_type(has.content_type)
+        and asked.ttl == has.ttl
+        and asked.expires_at == has.expires_at
+        and request.closed == head.closed
+    )
+    if not same:
+        raise StreamExists("this stream exists with another content type, lifetime or closed state")
+    return Decision(head, [], "exists")
+
+
+def _append(head: Head, request: Append, now: int) -> Decision:
+    if head.closed:
+        return _append_to_closed(head, request)
+    if not request.items and not request.close:
+        raise BadRequest("an append needs at least one message, unless it closes the stream")
+    given = request.content_type
+    if request.items and given is not None and media_type(given) != media_type(head.config.content_type):
+        raise ContentTypeMismatch(f"this stream holds {head.config.content_type}, not {given}")
+    if request.stamp and _is_duplicate(head.producers.get(request.stamp.producer), request.stamp):
+        return Decision(head, [], "duplicate")
+    # Checked after the producer: a retried batch must count as the duplicate it is, not as a step back.
+    if request.seq is not None and head.seq is not None and request.seq.encode() <= head.seq.encode():
+        raise SequenceRegression("Stream-Seq must increase with every append (compared byte by byte)")
+    messages = _messages(request.items, head.offset, now)
+    changed = msgspec.structs.replace(
+        head,
+        version=head.version + 1,
+        tail=head.tail + len(messages),
+        size=head.size + sum(len(item.data) for item in request.items),
+        seq=head.seq if request.seq is None else request.seq,
+        producers=_remember(head.producers, request.stamp, now),
+        closed=request.close,
+        closed_by=_tuple(request.stamp) if request.close else None,
+        outcome=request.outcome if request.close else None,
+        owner=None if request.close else head.owner,
+        touched=now,
+    )
+    return Decision(changed, messages, "appended")
+
+
+def _append_to_closed(head: Head, request: Append) -> Decision:
+    """5.3: closing again is fine, and so is the retry of the very append that closed; all else is refused."""
+    only_closes = request.close and not request.items
+    if request.stamp is None and only_closes:
+        return Decision(head, [], "duplicate")
+    if request.stamp is not None and head.closed_by == _tuple(request.stamp):
+        return Decision(head, [], "duplicate")
+    raise StreamClosed("this stream is closed", offset=str(head.offset))
+
+
+def _is_duplicate(known: Producer | None, stamp: Stamp) -> bool:
+    """5.2.1: True for a repeated batch, False for the next one; raises for one that is fenced off or out of order."""
+    if known is not None and stamp.epoch < known.epoch:
+        raise ProducerFenced("a newer epoch of this producer has appended", epoch=known.epoch)
+    if known is not None and stamp.epoch == known.epoch:
+        if stamp.seq > known.seq + 1:
+            raise ProducerGap("a batch before this one is missing", expected=known.seq + 1, received=stamp.seq)
+        return stamp.seq <= known.seq
+    if stamp.seq != 0:
+        if known is not None:
+            raise BadRequest("a new epoch of a producer starts at sequence 0")
+        raise ProducerGap("an unknown producer starts at sequence 0", expected=0, received=stamp.seq)
+    return False
+
+
+def _remember(producers: dict[str, Producer], stamp: Stamp | None, now: int) -> dict[str, Producer]:
+    if stamp is None:
+        return producers
+    kept = producers
+    if len(producers) >= MANY_PRODUCERS:
+        kept = {name: known for name, known in producers.items() if now - known.time < PRODUCER_MEMORY_MS}
+    return {**kept, stamp.producer: Producer(stamp.epoch, stamp.seq, now)}
+
+
+def _tuple(stamp: Stamp | None) -> tuple[str, int, int] | None:
+    return None if stamp is None else (stamp.producer, stamp.epoch, stamp.seq)
+
+
+def _messages(items: Sequence[Item], tail: Offset, now: int) -> list[Message]:
+    generation, position = tail
+    return [
+        Message(data, Offset(generation, position + count), now, key) for count, (data, key) in enumerate(items, start=1)
+    ]

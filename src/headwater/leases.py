@@ -1,0 +1,165 @@
+"""Who is making which stream, and what becomes of streams whose maker died (G8).
+
+A process that makes streams holds a lease: a small stream of its own with a TTL, touched every few seconds. Every
+process looks after the open streams of owners whose lease is gone, and ends them as failed. No coordinator: closing is
+a compare-and-append, so of several that try one succeeds, and a maker that was only asleep finds its stream closed.
+
+Knows commits. A layer above whose streams need more than a bare close at their end labels them with a `kind` and
+registers a finisher for it; a process without that layer leaves them to one that has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from headwater.commits import Commits
+from headwater.decide import Append, Create, Item
+from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound
+from headwater.model import BEGINNING, Config, Head, Offset
+
+_log = logging.getLogger("headwater.leases")
+
+PREFIX: Final = "headwater/instances/"
+TTL_SECONDS: Final = 15
+"""Without a sign of life: three renewals missed. A process that sleeps for longer loses its streams."""
+
+RENEW_SECONDS: Final = 5.0
+
+Finisher = Callable[[str, Head], Awaitable[None]]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a process lives: enough to know at once, on the same machine, that it does no more."""
+
+    host: str
+    pid: int
+    started: str
+    """Kernel's start time of the process: a pid alone is used again."""
+
+    @classmethod
+    def here(cls) -> Place:
+        return cls(_host(), os.getpid(), _start_of(os.getpid()) or "")
+
+    def surely_dead(self) -> bool:
+        """True only if this process can tell, which takes the same machine and pid namespace."""
+        return self.host == _host() and self.started != "" and _start_of(self.pid) != self.started
+
+
+class Leases:
+    """One process's own lease, and its care for streams that others left behind."""
+
+    def __init__(self, commits: Commits) -> None:
+        self.owner = f"i_{secrets.token_hex(8)}"
+        self._commits = commits
+        self._finishers: dict[str, Finisher] = {"": self._close}
+        self._keeper: asyncio.Task[None] | None = None
+        self._holding = False
+
+    def __repr__(self) -> str:
+        return f"<Leases of {self.owner} [{'holding' if self._holding else 'idle'}]>"
+
+    def finisher(self, kind: str, finish: Finisher) -> None:
+        """End orphaned streams labelled with this `kind` by `finish(name, head)`."""
+        self._finishers[kind] = finish
+
+    async def open(self) -> None:
+        """Begin to look after orphans."""
+        self._keeper = asyncio.create_task(self._keep(), name="headwater-leases")
+
+    async def aclose(self) -> None:
+        if self._keeper is None:
+            return
+        self._keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._keeper
+        self._keeper = None
+        if self._holding:
+            with suppress(HeadwaterError):
+                await self._commits.delete(PREFIX + self.owner)
+
+    async def hold(self) -> str:
+        """The name to put on streams this process makes; its lease is taken before the first one."""
+        if not self._holding:
+            await self._take()
+            self._holding = True
+        return self.owner
+
+    async def finish_orphans(self) -> int:
+        """End the streams of owners that are gone; how many there were."""
+        dead: dict[str, bool] = {}
+        finished = 0
+        for name, head in await self._commits.store.owned():
+            owner = head.owner or ""
+            if owner not in dead:
+                dead[owner] = await self._is_dead(owner)
+            finish = self._finishers.get(head.labels.get("kind", ""))
+            if dead[owner] and finish is not None:
+                with suppress(StreamClosed, StreamNotFound):  # somebody else was quicker
+                    await finish(name, head)
+                    _log.warning("closed %s as failed: the process that was making it is gone", name)
+                    finished += 1
+        return finished
+
+    async def _close(self, name: str, _: Head) -> None:
+        await self._commits.carry_out(name, Append(close=True, outcome="failed"))
+
+    async def _is_dead(self, owner: str) -> bool:
+        if owner == self.owner:
+            return False
+        try:
+            lease = await self._commits.head(PREFIX + owner)
+            start = Offset(lease.generation, BEGINNING.position)
+            place = await self._commits.store.read(PREFIX + owner, start, max_bytes=1)
+        except StreamNotFound:
+            return True
+        return msgspec.json.decode(place[0].data, type=Place).surely_dead()
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                if self._holding:
+                    await self._renew()
+                await self.finish_orphans()
+            except HeadwaterError as error:
+                _log.warning("could not look after leases: %s", error)
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _renew(self) -> None:
+        try:
+            self._commits.touch(PREFIX + self.owner, await self._commits.head(PREFIX + self.owner))
+        except StreamNotFound:
+            # We were asleep for longer than the lease; what we made may be closed by now. Go on with a new one.
+            await self._take()
+
+    async def _take(self) -> None:
+        place = Item(msgspec.json.encode(Place.here()))
+        config = Config("application/json", TTL_SECONDS)
+        await self._commits.carry_out(PREFIX + self.owner, Create(config, [place]))
+
+
+def _host() -> str:
+    """This machine, this boot, this pid namespace."""
+    boot = namespace = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{socket.gethostname()} {boot} {namespace}"
+
+
+def _start_of(pid: int) -> str | None:
+    """When the process began, in the kernel's ticks; None where there is none or the system does not say."""
+    try:
+        # Field 22; the second one, the command, may hold spaces and ends with the last parenthesis.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None

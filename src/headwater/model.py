@@ -1,0 +1,137 @@
+"""The words: offset, message, head, page. Plain frozen data, no behaviour that needs a clock or a wire.
+
+Knows nobody. Everything above speaks in these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+_OFFSET: Final = re.compile(r"(\d{16})_(\d{16})", re.ASCII)
+
+
+class Offset(NamedTuple):
+    """A position in one stream: everything after it is still to be read.
+
+    `generation` tells apart streams that bore one name one after the other: it grows with each, so an offset is never
+    reused (G1) and an old one is answered loudly (G5). `position` counts messages from the stream's beginning. Sorts
+    as a tuple and, in its text form, as a string (Durable Streams 8). To clients it is opaque.
+    """
+
+    generation: int
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.generation:016d}_{self.position:016d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Offset | None:
+        """The offset that `text` is, or None where it is not one."""
+        match = _OFFSET.fullmatch(text)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+BEGINNING: Final = Offset(0, 0)
+"""Before everything, in every generation: the one offset that is good for any stream."""
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a stream."""
+
+    data: bytes
+    offset: Offset
+    """The offset after this message: to go on behind it, resume here."""
+    time: int
+    """When it was appended, in ms since 1970 (UTC)."""
+    key: str | None = None
+    """What it is about (a topic, a cell, an element), for replay by key, last values and compaction."""
+
+
+class Producer(msgspec.Struct, frozen=True, array_like=True):
+    """What a stream remembers of one idempotent producer (Durable Streams 5.2.1)."""
+
+    epoch: int
+    seq: int
+    time: int
+    """Of its last append, ms."""
+
+
+class Config(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a stream was created with. Two creations of one name must agree on it (Durable Streams 5.1)."""
+
+    content_type: str = "application/octet-stream"
+    ttl: int | None = None
+    """Seconds without a read or a write after which the stream is gone."""
+    expires_at: int | None = None
+    """Absolute end of life, ms since 1970."""
+
+
+class Head(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The small state of a stream; each accepted request makes a new one, its `version` one higher."""
+
+    config: Config
+    generation: int
+    version: int = 1
+    tail: int = 0
+    """Position after the last message."""
+    start: int = 0
+    """Position before the first message that is still kept."""
+    size: int = 0
+    """Bytes of all messages appended so far."""
+    closed: bool = False
+    outcome: str | None = None
+    """How it ended, once closed: `completed`, `failed`, `cancelled`; None where the closer did not say."""
+    seq: str | None = None
+    """The last Stream-Seq (Durable Streams 5.2)."""
+    producers: dict[str, Producer] = {}
+    closed_by: tuple[str, int, int] | None = None
+    """Producer id, epoch and seq of the append that closed it, so that its retry is known for what it is."""
+    created: int = 0
+    touched: int = 0
+    """Last read or write, ms: where a sliding TTL counts from. The store may hold a later one than the head."""
+    owner: str | None = None
+    """The process that is making an open stream, as `headwater.leases` names it; None: nobody in particular."""
+    labels: dict[str, str] = {}
+    """Small facts of the layer above (a run's agent and owner); never shown to readers of the stream."""
+
+    @property
+    def offset(self) -> Offset:
+        """The tail offset."""
+        return Offset(self.generation, self.tail)
+
+    def expiry(self) -> int | None:
+        """When the stream ceases to be, in ms, if nothing touches it before."""
+        if self.config.ttl is not None:
+            return self.touched + self.config.ttl * 1000
+        return self.config.expires_at
+
+    def expired(self, now: int) -> bool:
+        end = self.expiry()
+        return end is not None and now >= end
+
+
+class Absent(msgspec.Struct, frozen=True, gc=False):
+    """What a store knows of a name that holds no stream: the generation the next one under it gets."""
+
+    generation: int
+    version: int = 0
+
+
+class Page(NamedTuple):
+    """Some messages in a row, and where they stand."""
+
+    messages: Sequence[Message]
+    start: Offset
+    """Before the first message."""
+    next: Offset
+    """After the last one: where to go on."""
+    up_to_date: bool
+    """`next` was the tail when the page was made."""
+    closed: bool
+    """`next` is the end for ever: nothing follows."""
+    outcome: str | None = None
+    """How the stream ended, where `closed`."""

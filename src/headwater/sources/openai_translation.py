@@ -1,0 +1,397 @@
+"""From the events of the OpenAI Agents SDK to those of AG-UI: what to say, in which order, under which ids.
+
+Pure: no I/O, no asyncio, no clock. Knows the SDK's stream events and hook facts as data. Invariants:
+- Ids are made here (`{run id}.{n}`), unique and in order over the run. The provider's are not trusted: Chat Completions
+  models call every item `__fake_id__`, and sequence numbers begin anew with each response. Only tool call ids are taken
+  over, since tools know them, and made unique.
+- Whatever is said of a tool call while it runs (started, progress, result) comes after TOOL_CALL_END: facts from hooks,
+  which may overtake the model's events on their way here, are held back until then.
+- A tool call gets one result: the first that is known, which is the hook's, at the true time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from ag_ui.core import (
+    ReasoningEndEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ReasoningStartEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+
+from headwater.agui import (
+    HANDOFF,
+    REFUSED,
+    RETRACTED,
+    TOOL_PROGRESS,
+    TOOL_STARTED,
+    BaseEvent,
+    TokenUsage,
+    custom,
+    valid_text,
+)
+from headwater.sources import ProgressValue
+from headwater.sources.openai_values import field_of, json_text, tool_content, usage_of
+
+__all__ = ["Translation"]
+
+_RUN_BY_PROVIDER: Final = frozenset(
+    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
+)
+"""Tools that the model's provider runs: their items are complete with what came out, and no tool_output follows."""
+
+
+@dataclass(slots=True)
+class _Message:
+    """A text message that is open in the current response."""
+
+    id: str
+    refused: bool = False
+
+
+@dataclass(slots=True)
+class _Reasoning:
+    """A span of reasoning that is open; `message` is its open reasoning message, `section` what that one tells of."""
+
+    id: str
+    message: str = ""
+    section: tuple[str, int] | None = None
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call of the run. Facts that came before its end wait in `held`."""
+
+    id: str
+    opened: bool = False
+    has_arguments: bool = False
+    ended: bool = False
+    answered: bool = False
+    held: list[Callable[[], Iterator[BaseEvent]]] = field(default_factory=list)
+
+
+_PartT = TypeVar("_PartT", _Message, _Reasoning, _Call)
+
+
+class Translation:
+    """The events of one run. Every method gives what is to be emitted now, in order."""
+
+    def __init__(self, run_id: str) -> None:
+        self.usage: list[TokenUsage] = []
+        """Of each response that ended and told its usage."""
+        self.answering = False
+        """A model response has begun and not ended."""
+        self._run_id = run_id
+        self._made = 0
+        self._step: str | None = None
+        self._calls: dict[str, _Call] = {}
+        self._call_ids: set[str] = set()
+        self._shown: list[str] = []
+        self._begin_response()
+        self.answering = False
+        self._by_type: dict[str, Callable[[Any], Iterator[BaseEvent]]] = {
+            "response.created": self._created,
+            "response.output_item.added": self._added,
+            "response.output_text.delta": self._text_delta,
+            "response.refusal.delta": self._refusal_delta,
+            "response.reasoning_text.delta": self._reasoning_delta,
+            "response.reasoning_summary_text.delta": self._summary_delta,
+            "response.function_call_arguments.delta": self._arguments_delta,
+            "response.mcp_call_arguments.delta": self._arguments_delta,
+            "response.output_item.done": self._done,
+            "response.completed": self._completed,
+            "response.incomplete": self._broken_off,
+            "response.failed": self._broken_off,
+            "error": self._broken_off,
+        }
+
+    def _begin_response(self) -> None:
+        self.answering = True
+        self._parts: dict[int, _Message | _Reasoning | _Call] = {}  # by output_index
+        self._seen: set[int] = set()  # output indices that have had their part
+        self._holder: str | None = None  # the assistant message that holds this response's tool calls
+        self._shown_now: list[str] = []
+
+    # What the SDK's iterator gives
+
+    def sdk_event(self, event: Any) -> Iterator[BaseEvent]:
+        """`event`: one `agents.StreamEvent`."""
+        if event.type == "raw_response_event":
+            translate = self._by_type.get(event.data.type)
+            return translate(event.data) if translate is not None else iter(())
+        if event.type == "agent_updated_stream_event":
+            return self._agent(event.new_agent.name)
+        return self._item(event.name, event.item)
+
+    def _agent(self, name: str) -> Iterator[BaseEvent]:
+        yield from self._end_step()
+        self._step = name
+        yield StepStartedEvent(step_name=name)
+
+    def _end_step(self) -> Iterator[BaseEvent]:
+        if self._step is not None:
+            yield StepFinishedEvent(step_name=self._step)
+            self._step = None
+
+    def _item(self, name: str, item: Any) -> Iterator[BaseEvent]:
+        raw = item.raw_item
+        if name in ("tool_called", "handoff_requested"):
+            # Models that give only whole responses: the call was in no event so far.
+            if not self._call_of(_key(raw)).ended:
+                yield from self._whole_call(raw)
+        elif name == "tool_output":
+            yield from self.tool_ended(_key(raw), item.output)
+        elif name == "handoff_occured":
+            yield from self.tool_ended(_key(raw), field_of(raw, "output"))
+            yield custom(HANDOFF, **{"from": item.source_agent.name, "to": item.target_agent.name})
+
+    # One model response
+
+    def _created(self, _: Any) -> Iterator[BaseEvent]:
+        yield from self._close_parts()
+        self._begin_response()
+
+    def _added(self, data: Any) -> Iterator[BaseEvent]:
+        self.answering = True
+        if _is_call(data.item):
+            yield from self._open_call(data.output_index, data.item)
+
+    def _text_delta(self, data: Any) -> Iterator[BaseEvent]:
+        return self._text(data.output_index, data.delta)
+
+    def _refusal_delta(self, data: Any) -> Iterator[BaseEvent]:
+        return self._text(data.output_index, data.delta, refusal=True)
+
+    def _text(self, index: int, delta: str, *, refusal: bool = False) -> Iterator[BaseEvent]:
+        if not delta:
+            return
+        part = self._parts.get(index)
+        if not isinstance(part, _Message):
+            part = self._open(index, _Message(self._new_id()))
+            self._holder = part.id
+            self._shown.append(part.id)
+            self._shown_now.append(part.id)
+            yield TextMessageStartEvent(message_id=part.id, role="assistant")
+        if refusal and not part.refused:
+            part.refused = True
+            yield custom(REFUSED, messageId=part.id)
+        yield TextMessageContentEvent(message_id=part.id, delta=valid_text(delta))
+
+    def _reasoning_delta(self, data: Any) -> Iterator[BaseEvent]:
+        return self._reasoning(data.output_index, ("text", data.content_index), data.delta)
+
+    def _summary_delta(self, data: Any) -> Iterator[BaseEvent]:
+        return self._reasoning(data.output_index, ("summary", data.summary_index), data.delta)
+
+    def _reasoning(self, index: int, section: tuple[str, int], delta: str) -> Iterator[BaseEvent]:
+        if not delta:
+            return
+        part = self._parts.get(index)
+        if not isinstance(part, _Reasoning):
+            part = self._open(index, _Reasoning(self._new_id()))
+            yield ReasoningStartEvent(message_id=part.id)
+        if part.section != section:
+            if part.section is not None:
+                yield ReasoningMessageEndEvent(message_id=part.message)
+            part.message, part.section = self._new_id(), section
+            yield ReasoningMessageStartEvent(message_id=part.message, role="reasoning")
+        yield ReasoningMessageContentEvent(message_id=part.message, delta=valid_text(delta))
+
+    def _arguments_delta(self, data: Any) -> Iterator[BaseEvent]:
+        call = self._parts.get(data.output_index)
+        if isinstance(call, _Call) and data.delta:
+            call.has_arguments = True
+            yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(data.delta))
+
+    def _done(self, data: Any) -> Iterator[BaseEvent]:
+        self.answering = True
+        yield from self._whole_item(data.output_index, data.item)
+
+    def _whole_item(self, index: int, item: Any) -> Iterator[BaseEvent]:
+        """Ends the item's part; first says it all where no delta did."""
+        if _is_call(item):
+            if index not in self._seen:
+                yield from self._open_call(index, item)
+            part = self._parts.pop(index, None)
+            if isinstance(part, _Call):
+                yield from self._end_call(part, item)
+            return
+        if index not in self._seen:
+            if item.type == "message":
+                for piece in item.content:
+                    refusal = piece.type == "refusal"
+                    yield from self._text(index, piece.refusal if refusal else piece.text, refusal=refusal)
+            elif item.type == "reasoning":
+                for name, pieces in (("summary", item.summary), ("text", item.content)):
+                    for number, piece in enumerate(pieces or ()):
+                        yield from self._reasoning(index, (name, number), piece.text)
+        yield from self._close_part(index)
+
+    def _completed(self, data: Any) -> Iterator[BaseEvent]:
+        if not self._seen:
+            for index, item in enumerate(data.response.output):
+                yield from self._whole_item(index, item)
+        yield from self._close_parts()
+        self.answering = False
+        self.usage.extend(usage_of(data.response))
+
+    def _broken_off(self, _: Any) -> Iterator[BaseEvent]:
+        self.answering = False  # the provider ended it, in its own words; the SDK raises next
+        return iter(())
+
+    # Parts
+
+    def _new_id(self) -> str:
+        self._made += 1
+        return f"{self._run_id}.{self._made}"
+
+    def _open(self, index: int, part: _PartT) -> _PartT:
+        self.answering = True
+        self._parts[index] = part
+        self._seen.add(index)
+        return part
+
+    def _close_parts(self) -> Iterator[BaseEvent]:
+        for index in list(self._parts):
+            yield from self._close_part(index)
+
+    def _close_part(self, index: int) -> Iterator[BaseEvent]:
+        match self._parts.pop(index, None):
+            case _Message(id=id_):
+                yield TextMessageEndEvent(message_id=id_)
+            case _Reasoning() as part:
+                if part.section is not None:
+                    yield ReasoningMessageEndEvent(message_id=part.message)
+                yield ReasoningEndEvent(message_id=part.id)
+            case _Call() as call:
+                yield from self._end_call(call, None)
+            case None:
+                pass
+
+    # Tool calls
+
+    def _call_of(self, key: str) -> _Call:
+        if (call := self._calls.get(key)) is None:
+            call = self._calls[key] = _Call(self._unique_call_id(key))
+        return call
+
+    def _unique_call_id(self, key: str) -> str:
+        id_ = key if key and key not in self._call_ids else self._new_id()
+        self._call_ids.add(id_)
+        return id_
+
+    def _open_call(self, index: int, item: Any) -> Iterator[BaseEvent]:
+        key = _key(item)
+        if key in self._calls and self._calls[key].opened:
+            del self._calls[key]  # the provider used this id before
+        call = self._open(index, self._call_of(key))
+        yield self._start_call(call, item)
+
+    def _start_call(self, call: _Call, item: Any) -> BaseEvent:
+        if self._holder is None:
+            self._holder = self._new_id()
+        call.opened = True
+        return ToolCallStartEvent(tool_call_id=call.id, tool_call_name=_name(item), parent_message_id=self._holder)
+
+    def _whole_call(self, item: Any) -> Iterator[BaseEvent]:
+        call = self._call_of(_key(item))
+        if not call.opened:
+            yield self._start_call(call, item)
+        yield from self._end_call(call, item)
+
+    def _end_call(self, call: _Call, item: Any) -> Iterator[BaseEvent]:
+        if item is not None and not call.has_arguments and (arguments := _arguments(item)):
+            yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(arguments))
+        yield ToolCallEndEvent(tool_call_id=call.id)
+        call.ended = True
+        for fact in call.held:
+            yield from fact()
+        call.held.clear()
+        if item is not None and field_of(item, "type") in _RUN_BY_PROVIDER:
+            yield from self._result(call, _provider_result(item))
+
+    def _after_end(self, call: _Call, fact: Callable[[], Iterator[BaseEvent]]) -> Iterator[BaseEvent]:
+        if call.ended:
+            return fact()
+        call.held.append(fact)
+        return iter(())
+
+    def tool_started(self, key: str) -> Iterator[BaseEvent]:
+        """The tool of the call whose id the SDK knows as `key` begins to run."""
+        call = self._call_of(key)
+        return self._after_end(call, lambda: iter((custom(TOOL_STARTED, toolCallId=call.id),)))
+
+    def tool_progress(self, key: str, value: ProgressValue) -> Iterator[BaseEvent]:
+        call = self._call_of(key)
+
+        def told() -> Iterator[BaseEvent]:
+            if not call.answered:
+                yield custom(TOOL_PROGRESS, toolCallId=call.id, **value)
+
+        return self._after_end(call, told)
+
+    def tool_ended(self, key: str, output: object) -> Iterator[BaseEvent]:
+        """The tool gave `output`, which may be anything; of several ends of one call the first counts."""
+        call = self._call_of(key)
+        content = tool_content(output)
+        return self._after_end(call, lambda: self._result(call, content))
+
+    def _result(self, call: _Call, content: str) -> Iterator[BaseEvent]:
+        if not call.answered:
+            call.answered = True
+            yield ToolCallResultEvent(
+                message_id=self._new_id(), tool_call_id=call.id, content=valid_text(content), role="tool"
+            )
+
+    # Ends
+
+    def end(self) -> Iterator[BaseEvent]:
+        """The run came to a good end: what is left to say."""
+        yield from self._close_parts()
+        yield from self._end_step()
+
+    def retract(self, reason: str, *, whole_run: bool) -> Iterator[BaseEvent]:
+        """Takes back the text of the whole run, or of its last response."""
+        yield from self._close_parts()
+        for id_ in self._shown if whole_run else self._shown_now:
+            yield custom(RETRACTED, messageId=id_, reason=reason)
+
+
+def _is_call(item: Any) -> bool:
+    return str(field_of(item, "type")).endswith("_call")
+
+
+def _key(item: Any) -> str:
+    return str(field_of(item, "call_id") or field_of(item, "id") or "")
+
+
+def _name(item: Any) -> str:
+    return str(field_of(item, "name") or str(field_of(item, "type")).removesuffix("_call"))
+
+
+def _arguments(item: Any) -> str:
+    """What the tool is called with, as JSON; empty where the item does not say."""
+    if isinstance(arguments := field_of(item, "arguments"), str):
+        return arguments
+    for name in ("input", "code", "action", "operation", "queries"):
+        if (value := field_of(item, name)) is not None:
+            return json_text({name: value})
+    return ""
+
+
+def _provider_result(item: Any) -> str:
+    output = field_of(item, "output")
+    return output if isinstance(output, str) else json_text({"status": field_of(item, "status") or "completed"})

@@ -1,0 +1,90 @@
+"""The contract of a store: compare and append.
+
+A store keeps, per stream name, a head and its messages. It decides nothing: `headwater.decide` made the new head, the
+store writes it and its messages if, and only if, the head it holds is still the one the decision was made on. What a
+store must keep of the guarantees:
+
+- G1  `Absent.generation`, which load() gives for a free name, is above that of every stream ever deleted under it.
+- G2  commit() is all or nothing.
+- G3  after commit()'s future is done, every load() and read() anywhere sees it.
+- G4  before it is done, nobody sees it. With a durable store, done means that it survives.
+- G5  read() raises for a generation that is gone or a position that was trimmed; it never skips.
+- G6  a submitted commit is carried out whether or not anybody waits for its future.
+- G7  `on_wake` may be called late, twice, or without need; a lost call costs delay, never data.
+
+`headwater.testing.check_store` is this contract as a test suite. Knows the model and the errors; no I/O.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Awaitable, Callable, Sequence
+from typing import ClassVar
+
+from headwater.model import Absent, Head, Message, Offset
+
+
+class Store(abc.ABC):
+    """Where streams live. One object serves one event loop; every method is called on that loop."""
+
+    durable: ClassVar[bool]
+    """Whether what was committed is still there after the process died."""
+
+    on_wake: Callable[[str], None] | None = None
+    """Set by the layer above: called on the loop with the name of a stream that another process may have changed."""
+
+    @abc.abstractmethod
+    async def open(self) -> None:
+        """Make ready. Raises StoreFileUnusable or StoreUnavailable, saying what to do."""
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Finish what was submitted, then let go of everything."""
+
+    @abc.abstractmethod
+    async def load(self, name: str) -> Head | Absent:
+        """The head as last committed, `touched` being the latest known. An expired stream is still given."""
+
+    @abc.abstractmethod
+    def commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> Awaitable[None]:
+        """Write `head` and `messages` if the store still holds `expected` (same generation and version).
+
+        Submission is immediate and in order: of two commits of one stream, the first called is the first tried. The
+        returned future raises VersionConflict where something else is there (nothing was written then), or
+        StoreUnavailable. A head of another generation than `expected` replaces the stream, old messages and all.
+        Cancelling the wait changes nothing (G6).
+        """
+
+    @abc.abstractmethod
+    def delete(self, name: str, expected: Head) -> Awaitable[None]:
+        """Remove the stream if the store still holds `expected`, else VersionConflict. Durable like a commit."""
+
+    @abc.abstractmethod
+    async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
+        """Messages after `start`, in order: as many as fit in `max_bytes`, but at least one where there is one.
+
+        Raises StreamNotFound, or OffsetGone where `start` cannot be served from the generation that is there.
+        """
+
+    @abc.abstractmethod
+    async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
+        """Streams by name: those with `prefix`, beyond `after` in the order asked for (`newest`: descending)."""
+
+    @abc.abstractmethod
+    def touch(self, name: str, generation: int, now: int) -> None:
+        """Note a read at `now` (ms), for a sliding TTL. Never goes back; may become visible a moment later."""
+
+    @abc.abstractmethod
+    async def expired(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
+        """Some streams whose life is over at `now`, for the sweeper."""
+
+    @abc.abstractmethod
+    async def owned(self) -> Sequence[tuple[str, Head]]:
+        """The open streams that have an owner."""
+
+    def watch(self, name: str, *, watched: bool) -> None:  # noqa: B027 -- a store without other processes needs none
+        """Say that `on_wake` is wanted for this stream (or no longer)."""
+
+    def statistics(self) -> dict[str, int]:
+        """Figures of its own for a console or metrics."""
+        return {}

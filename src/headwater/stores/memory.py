@@ -1,0 +1,134 @@
+"""The store in memory: what the contract means, in plain Python. Everything is gone with the process.
+
+Knows the contract, nothing of its callers. Invariant: a commit happens within one call on the loop, so nobody ever
+sees half of it (G2, G4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from headwater.errors import HeadwaterError, OffsetGone, StreamNotFound, VersionConflict
+from headwater.model import Absent, Head, Message, Offset
+from headwater.store import Store
+
+
+@dataclass(slots=True)
+class _Stream:
+    head: Head
+    messages: list[Message] = field(default_factory=list)
+    touched: int = 0
+
+    def seen(self) -> Head:
+        if self.touched > self.head.touched:
+            self.head = msgspec.structs.replace(self.head, touched=self.touched)
+        return self.head
+
+
+class MemoryStore(Store):
+    """`memory:`. For tests, demos, and streams that may be lost."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _Stream] = {}
+        self._names: list[str] = []  # sorted, for listing
+        self._generation = 0  # above that of every stream ever deleted (G1)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore [{len(self._streams)} streams]>"
+
+    async def open(self) -> None:
+        """Nothing to make ready."""
+
+    async def aclose(self) -> None:
+        """Nothing to let go of: what is here lives as long as the object."""
+
+    async def load(self, name: str) -> Head | Absent:
+        return self._held(name)
+
+    def commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> Awaitable[None]:
+        if not _same(self._held(name), expected):
+            return _done(VersionConflict("the stream has changed"))
+        stream = self._streams.get(name)
+        if stream is None:
+            self._names.insert(bisect_left(self._names, name), name)
+        if stream is None or stream.head.generation != head.generation:
+            stream = self._streams[name] = _Stream(head)
+        stream.head = head
+        stream.messages.extend(messages)
+        return _done()
+
+    def delete(self, name: str, expected: Head) -> Awaitable[None]:
+        held = self._held(name)
+        if isinstance(held, Absent) or not _same(held, expected):
+            return _done(VersionConflict("the stream has changed"))
+        del self._streams[name]
+        del self._names[bisect_left(self._names, name)]
+        self._generation = max(self._generation, held.generation + 1)
+        return _done()
+
+    async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
+        stream = self._streams.get(name)
+        if stream is None:
+            raise StreamNotFound("no such stream")
+        if start.generation != stream.head.generation or start.position < stream.head.start:
+            raise OffsetGone("this offset can no longer be served")
+        first = start.position - stream.head.start
+        return fitting(stream.messages[first : first + 4096], max_bytes)
+
+    async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
+        names = self._names[bisect_left(self._names, prefix) :]
+        names = names[: bisect_right(names, prefix, key=lambda name: name[: len(prefix)])]
+        if newest:
+            names = names[: bisect_left(names, after)][::-1] if after is not None else names[::-1]
+        elif after is not None:
+            names = names[bisect_right(names, after) :]
+        return [(name, self._streams[name].seen()) for name in names[:limit]]
+
+    def touch(self, name: str, generation: int, now: int) -> None:
+        stream = self._streams.get(name)
+        if stream is not None and stream.head.generation == generation:
+            stream.touched = max(stream.touched, now)
+
+    async def expired(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
+        over = ((name, stream.seen()) for name, stream in self._streams.items() if stream.seen().expired(now))
+        return [pair for pair, _ in zip(over, range(limit), strict=False)]
+
+    async def owned(self) -> Sequence[tuple[str, Head]]:
+        return [(name, stream.seen()) for name, stream in self._streams.items() if stream.head.owner is not None]
+
+    def statistics(self) -> dict[str, int]:
+        return {"streams": len(self._streams), "messages": sum(len(s.messages) for s in self._streams.values())}
+
+    def _held(self, name: str) -> Head | Absent:
+        stream = self._streams.get(name)
+        return stream.seen() if stream else Absent(self._generation)
+
+
+def fitting(messages: list[Message], max_bytes: int) -> list[Message]:
+    """The first of `messages` that together stay within `max_bytes`; the first one always."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(message.data)
+        if size > max_bytes and count:
+            return messages[:count]
+    return messages
+
+
+def _same(held: Head | Absent, expected: Head | Absent) -> bool:
+    return held.version == expected.version and held.generation == expected.generation
+
+
+def _done(error: HeadwaterError | None = None) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+    return future

@@ -1,0 +1,241 @@
+"""The one thread that writes: takes what is waiting, of however many streams, and commits it together.
+
+Knows the file format and the model. The loop hands in jobs; the thread hands results back in the order of the jobs.
+Invariant: a job's future is done only after the transaction that holds it is durable (G3, G4), and a job that was
+handed in is carried out whether or not anybody still waits (G6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Final, NamedTuple
+
+import msgspec
+
+from headwater.errors import HeadwaterError, StoreError, VersionConflict
+from headwater.model import Absent, Head, Message
+from headwater.stores.sqlite_file import translated
+
+_log = logging.getLogger("headwater.store")
+
+MOST_JOBS: Final = 1000
+"""In one transaction: bounds how long the first one waits for the last."""
+
+GARBAGE_SLICE: Final = 1000
+"""Messages of deleted streams removed between two transactions: about a millisecond, so no append waits long."""
+
+GONE_KEPT: Final = 100_000
+"""Commits for which a deletion is remembered; a process that has not looked for so long wakes all it watches."""
+
+encode_head: Final = msgspec.msgpack.Encoder().encode
+Future = asyncio.Future[None]
+
+
+class Commit(NamedTuple):
+    name: str
+    expected: Head | Absent
+    head: Head
+    messages: Sequence[Message]
+
+
+class Delete(NamedTuple):
+    name: str
+    expected: Head
+
+
+class Touch(NamedTuple):
+    touches: dict[tuple[str, int], int]
+    """(name, generation) -> ms of the last read."""
+
+
+Job = Commit | Delete | Touch
+
+
+class Writer:
+    """Owns the writing connection. `submit` is called on the loop, everything else happens in the thread."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._path = path
+        self._loop = loop
+        self._jobs: SimpleQueue[tuple[Job, Future] | None] = SimpleQueue()
+        self._garbage = connection.execute("SELECT 1 FROM garbage LIMIT 1").fetchone() is not None
+        self._thread = threading.Thread(target=self._run, name="headwater-sqlite-writer", daemon=True)
+        self.transactions = 0
+        self.jobs = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> Future:
+        future: Future = self._loop.create_future()
+        self._jobs.put((job, future))
+        return future
+
+    def stop(self) -> None:
+        """Carry out what was submitted, then end. Blocks: call it from a thread."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    # -- in the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            batch, going = self._take()
+            if batch:
+                self._hand_back(batch, self._transact([job for job, _ in batch]))
+            if self._garbage:
+                self._remove_garbage()
+
+    def _take(self) -> tuple[list[tuple[Job, Future]], bool]:
+        """All that is waiting; waits itself only if there is nothing at all to do. False: the last batch."""
+        batch: list[tuple[Job, Future]] = []
+        while len(batch) < MOST_JOBS:
+            try:
+                taken = self._jobs.get(block=not batch and not self._garbage)
+            except Empty:
+                break
+            if taken is None:
+                return batch, False
+            batch.append(taken)
+        return batch, True
+
+    def _hand_back(self, batch: list[tuple[Job, Future]], results: list[HeadwaterError | None]) -> None:
+        futures = [future for _, future in batch]
+        try:
+            self._loop.call_soon_threadsafe(_resolve, futures, results)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more, and the data is safe
+
+    def _transact(self, jobs: list[Job]) -> list[HeadwaterError | None]:
+        try:
+            results = self._in_transaction(lambda: [self._apply(job) for job in jobs])
+        except sqlite3.Error as error:
+            return [translated(error, self._path)] * len(jobs)
+        except Exception:  # noqa: BLE001 -- a bug of ours must not end the thread: every later append would wait for ever
+            _log.exception("the SQLite writer could not carry out a transaction")
+            return [StoreError("the store could not carry this out")] * len(jobs)
+        self.transactions += 1
+        self.jobs += len(jobs)
+        return results
+
+    def _in_transaction(self, work: Callable[[], list[HeadwaterError | None]]) -> list[HeadwaterError | None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = work()
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return results
+
+    def _apply(self, job: Job) -> HeadwaterError | None:
+        if isinstance(job, Touch):
+            self._touch(job)
+            return None
+        row = self._connection.execute(
+            "SELECT id, generation, version FROM stream WHERE name = ?", (job.name,)
+        ).fetchone()
+        held = (row[1], row[2]) if row else (self._generation(), 0)
+        if held != (job.expected.generation, job.expected.version):
+            return VersionConflict("the stream has changed")
+        number = self._next_number()
+        if isinstance(job, Delete):
+            self._delete(job, row[0], number)
+        else:
+            self._commit(job, row, number)
+        return None
+
+    def _commit(self, job: Commit, row: tuple[int, int, int] | None, number: int) -> None:
+        head, execute = job.head, self._connection.execute
+        if row is not None and row[1] != head.generation:  # an expired stream is replaced
+            self._bury(row[0])
+            row = None
+        values = (head.version, number, head.touched, head.expiry(), head.owner, encode_head(head))
+        if row is None:
+            stream = execute(
+                "INSERT INTO stream (version, changed, touched, expires, owner, head, name, generation, ttl)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*values, job.name, head.generation, head.config.ttl),
+            ).lastrowid
+        else:
+            stream = row[0]
+            execute(
+                "UPDATE stream SET version = ?, changed = ?, touched = max(touched, ?), expires = ?, owner = ?,"
+                " head = ? WHERE id = ?",
+                (*values, stream),
+            )
+        if job.messages:
+            self._connection.executemany(
+                "INSERT INTO message (stream, position, time, key, data) VALUES (?, ?, ?, ?, ?)",
+                [(stream, m.offset.position, m.time, m.key, m.data) for m in job.messages],
+            )
+
+    def _delete(self, job: Delete, stream: int, number: int) -> None:
+        self._bury(stream)
+        execute = self._connection.execute
+        execute("UPDATE fact SET value = max(value, ?) WHERE name = 'generation'", (job.expected.generation + 1,))
+        execute("INSERT INTO gone (changed, name) VALUES (?, ?)", (number, job.name))
+        execute("DELETE FROM gone WHERE changed < ?", (number - GONE_KEPT,))
+
+    def _bury(self, stream: int) -> None:
+        self._connection.execute("DELETE FROM stream WHERE id = ?", (stream,))
+        self._connection.execute("INSERT INTO garbage (stream) VALUES (?)", (stream,))
+        self._garbage = True
+
+    def _touch(self, job: Touch) -> None:
+        self._connection.executemany(
+            "UPDATE stream SET touched = max(touched, :now),"
+            " expires = CASE WHEN ttl IS NULL THEN expires ELSE max(touched, :now) + ttl * 1000 END"
+            " WHERE name = :name AND generation = :generation",
+            [{"now": now, "name": name, "generation": generation} for (name, generation), now in job.touches.items()],
+        )
+
+    def _generation(self) -> int:
+        (value,) = self._connection.execute("SELECT value FROM fact WHERE name = 'generation'").fetchone()
+        return int(value)
+
+    def _next_number(self) -> int:
+        (streams, gone) = self._connection.execute(
+            "SELECT (SELECT max(changed) FROM stream), (SELECT max(changed) FROM gone)"
+        ).fetchone()
+        return max(streams or 0, gone or 0) + 1
+
+    def _remove_garbage(self) -> None:
+        try:
+            self._in_transaction(self._remove_slice)
+        except sqlite3.Error:
+            self._garbage = False  # tried again after the next deletion or start; it only holds space
+
+    def _remove_slice(self) -> list[HeadwaterError | None]:
+        row = self._connection.execute("SELECT stream FROM garbage LIMIT 1").fetchone()
+        if row is None:
+            self._garbage = False
+            return []
+        removed = self._connection.execute(
+            "DELETE FROM message WHERE stream = ?1 AND position <="
+            " (SELECT coalesce(min(position), 0) + ?2 FROM message WHERE stream = ?1)",
+            (row[0], GARBAGE_SLICE),
+        ).rowcount
+        if removed == 0:
+            self._connection.execute("DELETE FROM garbage WHERE stream = ?", row)
+        return []
+
+
+def _resolve(futures: list[Future], results: list[HeadwaterError | None]) -> None:
+    for future, error in zip(futures, results, strict=True):
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+

@@ -1,0 +1,236 @@
+"""Streams: create, append, read, follow, close, delete. The deep module that users hold.
+
+    async with Streams("sqlite:///app.db") as streams:
+        await streams.create("chat/42")
+        await streams.append("chat/42", {"text": "hello"})
+        async for page in streams.follow("chat/42"):
+            ...
+
+Changes are decided and committed by `headwater.commits` and shown to readers once they are durable (G4). A reader is a
+`Cursor`: it pulls pages, from the ring where it keeps up, from the store where it does not; resuming after a cut is the
+same code path as reading on.
+
+Knows everything below it; nothing of HTTP, formats or runs.
+
+Cancellation: a cancelled append, close, create or delete is wholly in or wholly out (G6); which of the two, the caller
+does not know, and with a `stamp` it may simply repeat it. Reading and following leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+from headwater.commits import Commits, Limits, checked_name, now_ms
+from headwater.cursor import Cursor
+from headwater.decide import Append, Create, Decision, Item, Stamp
+from headwater.errors import BadRequest, HeadwaterError, TooLarge, VersionConflict
+from headwater.hub import Hub, page_of
+from headwater.leases import Leases
+from headwater.model import Config, Head, Offset, Page
+from headwater.positions import resolve
+from headwater.store import Store
+from headwater.stores import store_from_url
+from headwater.wire.values import to_bytes, to_json
+from headwater.writer import Writer
+
+SWEEP_MARGIN_MS: Final = 1000
+"""Swept only so long after the end: a read just before it may still be on its way to the store."""
+
+
+class Streams:
+    """All streams of one store. Belongs to the event loop it was opened on; no global state."""
+
+    def __init__(
+        self, store: str | Store = "memory:", *, limits: Limits = Limits(), clock: Callable[[], int] = now_ms
+    ) -> None:
+        """`store` is a URL (`memory:`, `sqlite:///app.db`) or a Store; `clock` gives ms since 1970."""
+        self.store = store_from_url(store) if isinstance(store, str) else store
+        self.limits, self.clock = limits, clock
+        self.hub = Hub(lambda name, watched: self.store.watch(name, watched=watched))
+        self._commits = Commits(self.store, self.hub, limits, clock)
+        self.leases = Leases(self._commits)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Streams on {self.store!r} {self.hub!r}>"
+
+    @property
+    def is_open(self) -> bool:
+        return self._sweeper is not None
+
+    async def open(self) -> None:
+        """Open the store. Raises StoreFileUnusable or StoreUnavailable, saying what to do."""
+        await self.store.open()
+        self.store.on_wake = self._woken
+        self._sweeper = asyncio.create_task(self._sweep(), name="headwater-sweeper")
+        await self.leases.open()
+
+    async def aclose(self) -> None:
+        """Finish what was submitted, then close the store. Readers get StoreUnavailable."""
+        if self._sweeper is None:
+            return
+        sweeper, self._sweeper = self._sweeper, None
+        sweeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeper
+        await self.leases.aclose()
+        await self.store.aclose()
+        for tail in self.hub:
+            tail.forget()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        await self.aclose()
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        name: str,
+        *values: Any,
+        content_type: str = "application/json",
+        ttl: int | None = None,
+        expires_at: int | None = None,
+        closed: bool = False,
+        labels: dict[str, str] | None = None,
+    ) -> bool:
+        """Make a stream, with first messages if any. True: made now; False: it was there, as described.
+
+        `ttl`: seconds without a read or write after which it is gone; `expires_at`: ms since 1970; one of them at
+        most. Raises StreamExists where the name holds a stream of another description.
+        """
+        if ttl is not None and expires_at is not None:
+            raise BadRequest("give a TTL or an absolute expiry, not both")
+        items = [self._item(value, None, content_type) for value in values]
+        request = Create(Config(content_type, ttl, expires_at), items, closed, labels=labels or {})
+        return (await self.carry_out(name, request)).what == "created"
+
+    async def append(
+        self,
+        name: str,
+        *values: Any,
+        key: str | None = None,
+        stamp: Stamp | None = None,
+        close: bool = False,
+        outcome: str | None = None,
+    ) -> Offset:
+        """Add messages (all or none, G2) and say where the stream now ends; they are durable then, and readable (G3).
+
+        bytes and str are taken as they are, anything else becomes JSON. With a `stamp` a repeated append counts once
+        (G6). `close` ends the stream for ever in the same step. Raises StreamNotFound, StreamClosed, TooLarge, ….
+        """
+        items = [self._item(value, key) for value in values]
+        decision = await self.carry_out(name, Append(items, None, stamp, None, close, outcome))
+        return decision.head.offset
+
+    async def close(self, name: str, outcome: str = "completed") -> Offset:
+        """End a stream for ever (G8); closing a closed one changes nothing. Says where it ends."""
+        decision = await self.carry_out(name, Append(close=True, outcome=outcome))
+        return decision.head.offset
+
+    async def delete(self, name: str) -> None:
+        """Remove a stream. Its offsets never come back (G1). Raises StreamNotFound where there is none."""
+        await self._commits.delete(name)
+
+    async def carry_out(self, name: str, request: Create | Append) -> Decision:
+        """The whole of what create, append and close can say, for protocols that say more than those."""
+        return await self._commits.carry_out(checked_name(name), request)
+
+    def writer(
+        self,
+        name: str,
+        *,
+        content_type: str = "application/json",
+        ttl: int | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> Writer:
+        """`async with` it: makes the stream, takes `send`s, ends the stream by how the block ends. See `Writer`."""
+        return Writer(self._commits, self.leases, name, content_type=content_type, ttl=ttl, labels=labels)
+
+    def _item(self, value: Any, key: str | None, content_type: str = "") -> Item:
+        as_json = content_type == "application/json" and not isinstance(value, bytes | str)
+        item = Item(to_json(value) if as_json else to_bytes(value), key)
+        if len(item.data) > self.limits.message_bytes:
+            raise TooLarge(f"a message may have {self.limits.message_bytes:,} bytes")
+        return item
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def head(self, name: str) -> Head:
+        """The stream's head. Does not count as a read. Raises StreamNotFound."""
+        return await self._commits.head(name)
+
+    async def read(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Page:
+        """One page after `offset` (None or "-1": from the start; "now": the tail). Raises BadOffset, OffsetGone."""
+        head = await self.head(name)
+        start = resolve(head, offset)
+        self._commits.touch(name, head)
+        if start.position >= head.tail:
+            return page_of(head, start, [])
+        tail = self.hub.known(name)
+        page_bytes = max_bytes or self.limits.page_bytes
+        messages: Sequence[Any] = tail.messages(start, page_bytes) if tail is not None else []
+        return page_of(head, start, messages or await self.store.read(name, start, max_bytes=page_bytes))
+
+    async def cursor(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Cursor:
+        """A reader that stays: see `Cursor`. Close it. Raises like `read`."""
+        tail = self.hub.join(name)
+        try:
+            head = await self.head(name)
+            start = resolve(head, offset)
+        except BaseException:
+            self.hub.leave(tail)
+            raise
+        self._commits.touch(name, head)
+        return Cursor(self.store, self.hub, self.clock, tail, start, max_bytes or self.limits.page_bytes)
+
+    async def follow(self, name: str, offset: Offset | str | None = None) -> AsyncGenerator[Page]:
+        """Page after page from `offset`, waiting for more at the tail; ends after the page that says `closed`.
+
+        A slow consumer is simply behind: nothing is queued for it (G9). Raises StreamNotFound when the stream is
+        deleted or expires meanwhile, OffsetGone when what it would read next was trimmed (G5).
+        """
+        cursor = await self.cursor(name, offset)
+        try:
+            async with aclosing(cursor.pages()) as pages:
+                async for page in pages:
+                    yield page
+        finally:
+            cursor.close()
+
+    async def list(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 100, newest: bool = False
+    ) -> list[tuple[str, Head]]:
+        """Streams whose name starts with `prefix`, by name, beyond `after`; at most `limit`, expired ones left out."""
+        found = await self.store.list(prefix, after=after, limit=limit, newest=newest)
+        now = self.clock()
+        return [(name, head) for name, head in found if not head.expired(now)]
+
+    def statistics(self) -> dict[str, int]:
+        """Figures for a console or metrics: tails held, readers on them, and the store's own."""
+        readers = sum(tail.readers for tail in self.hub)
+        return {"tails": len(self.hub), "readers": readers, **self.store.statistics()}
+
+    # -- what changes without being asked ---------------------------------------------------------------------------
+
+    def _woken(self, name: str) -> None:
+        """Another process may have changed this stream."""
+        tail = self.hub.known(name)
+        if tail is not None:
+            tail.forget()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.sweep_seconds)
+            with suppress(HeadwaterError):  # the space is freed the next time
+                for name, head in await self.store.expired(self.clock() - SWEEP_MARGIN_MS, limit=1000):
+                    with suppress(VersionConflict):
+                        await self.store.delete(name, head)
+                        self._woken(name)

@@ -1,0 +1,8 @@
+"""What tests of Headwater, and of what is built on it, need: a virtual clock for asyncio.
+
+Nothing outside this package imports it.
+"""
+
+from headwater.testing.clock import VirtualTimeLoop, left_behind, run_virtual, virtual_time
+
+__all__ = ["VirtualTimeLoop", "left_behind", "run_virtual", "virtual_time"]

@@ -1,0 +1,166 @@
+"""Writing a stream from one place in a program, for as long as a block lasts.
+
+    async with streams.writer("jobs/7") as writer:
+        await writer.send({"done": 3, "of": 10})
+
+Sends are joined: what arrives while a commit is on its way goes into the next one, so a producer of many small things
+is as fast as the store, and a lone one waits for nothing. The stream closes as completed, failed or cancelled by how
+the block ends; if the process dies, others close it as failed (`headwater.leases`).
+
+Knows commits and leases. Invariants: messages keep the order of their sends; a commit that is repeated because its
+answer was lost counts once (the writer is an idempotent producer); what waits is bounded (G9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from types import TracebackType
+from typing import Any, Final, Self
+
+from headwater.commits import Commits, checked_name
+from headwater.decide import Append, Create, Item, Stamp
+from headwater.errors import HeadwaterError, StreamClosed, TooLarge
+from headwater.leases import Leases
+from headwater.model import Config, Offset
+from headwater.wire.values import to_bytes, to_json
+
+MOST_WAITING: Final = 1024 * 1024
+"""Bytes sent and not yet committed; beyond, `send` waits for the store."""
+
+PATIENCE_SECONDS: Final = 30.0
+"""How long a store that says "try again" is tried again."""
+
+
+class Writer:
+    """Sends messages to one stream; made by `Streams.writer`."""
+
+    def __init__(
+        self,
+        commits: Commits,
+        leases: Leases,
+        name: str,
+        *,
+        content_type: str = "application/json",
+        ttl: int | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> None:
+        self.name = checked_name(name)
+        self.content_type = content_type
+        self._commits, self._leases = commits, leases
+        self._config, self._labels = Config(content_type, ttl), labels or {}
+        self._producer = f"w_{secrets.token_hex(8)}"
+        self._seq = 0
+        self._waiting: list[Item] = []
+        self._size = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._flushing: asyncio.Task[None] | None = None
+        self._error: HeadwaterError | None = None
+        self.offset: Offset | None = None
+        """Where the stream ends, as far as it is committed."""
+
+    def __repr__(self) -> str:
+        return f"<Writer of {self.name!r} [{len(self._waiting)} waiting, {self._seq} commits]>"
+
+    async def open(self, *first: Any) -> None:
+        """Make the stream (or find it as described), with first messages if any."""
+        owner = await self._leases.hold()
+        items = [self._item(value, None) for value in first]
+        create = Create(self._config, items, owner=owner, labels=self._labels)
+        self.offset = (await self._commits.carry_out(self.name, create)).head.offset
+
+    async def send(self, value: Any, *, key: str | None = None) -> None:
+        """Take one message on. Returns when it is accepted, in order; `flush` says when it is durable.
+
+        In a JSON stream every value becomes JSON (a str too); elsewhere bytes and str stay as they are. Raises what a
+        commit before it raised: StreamClosed, when somebody else ended the stream, is the usual one.
+        """
+        if self._error is not None:
+            raise self._error
+        item = self._item(value, key)
+        await self._room.wait()
+        self._waiting.append(item)
+        self._size += len(item.data)
+        if self._size > MOST_WAITING:
+            self._room.clear()
+        self._start()
+
+    async def flush(self) -> Offset | None:
+        """Wait until all that was sent is durable and readable; where the stream ends now."""
+        while self._flushing is not None:
+            await asyncio.shield(self._flushing)
+        if self._error is not None:
+            raise self._error
+        return self.offset
+
+    async def aclose(self, outcome: str = "completed", *last: Any) -> None:
+        """Commit what waits and `last`, and end the stream, all or nothing with the last commit."""
+        if self._error is None:
+            self._waiting.extend(self._item(value, None) for value in last)
+        while self._flushing is not None:
+            await asyncio.shield(self._flushing)
+        if self._error is not None:
+            raise self._error
+        items, self._waiting = self._waiting, []
+        await self._append(items, close=True, outcome=outcome)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        outcome = "completed"
+        if kind is not None:
+            outcome = "cancelled" if issubclass(kind, asyncio.CancelledError) else "failed"
+        # In a task of its own: a block that is cancelled twice must still end its stream.
+        ending = asyncio.ensure_future(self.aclose(outcome))
+        try:
+            await asyncio.shield(ending)
+        except HeadwaterError:
+            if error is None:
+                raise
+
+    def _item(self, value: Any, key: str | None) -> Item:
+        data = to_json(value) if self.content_type == "application/json" and not isinstance(value, bytes) else None
+        data = to_bytes(value) if data is None else data
+        if len(data) > self._commits.limits.message_bytes:
+            raise TooLarge(f"a message may have {self._commits.limits.message_bytes:,} bytes")
+        return Item(data, key)
+
+    def _start(self) -> None:
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(), name=f"headwater-writer {self.name}")
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                items, self._waiting, self._size = self._waiting, [], 0
+                self._room.set()
+                await self._append(items)
+        except HeadwaterError as error:
+            self._error = error
+            self._waiting = []
+            self._room.set()
+        finally:
+            self._flushing = None
+
+    async def _append(self, items: list[Item], *, close: bool = False, outcome: str | None = None) -> None:
+        stamp = Stamp(self._producer, 0, self._seq)
+        request = Append(items, None, stamp, None, close, outcome)
+        loop = asyncio.get_running_loop()
+        give_up, pause = loop.time() + PATIENCE_SECONDS, 0.05
+        while True:
+            try:
+                self.offset = (await self._commits.carry_out(self.name, request)).head.offset
+                self._seq += 1
+                return
+            except StreamClosed:
+                raise
+            except HeadwaterError as error:
+                if not error.retry or loop.time() > give_up:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
