@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 
 import pytest
 from ag_ui.core import (
     CustomEvent,
+    Interrupt,
     ReasoningMessageStartEvent,
     ReasoningStartEvent,
     RunFinishedEvent,
@@ -27,8 +30,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater import agui
+from headwater.errors import MissingExtra
 
 STARTED = agui.run_started("t", "r")
+
+ASKING = RunFinishedInterruptOutcome(interrupts=[Interrupt(id="i", reason="approval")])
 
 
 def parts(*events: agui.BaseEvent) -> agui.OpenParts:
@@ -53,10 +59,11 @@ def test_content_with_more_fields_keeps_them() -> None:
 
 
 def test_encoding_is_compact_camel_case_utf8_without_nulls() -> None:
-    assert agui.encode(STARTED) == (
-        b'{"type":"RUN_STARTED","threadId":"t","runId":"r","protocolVersion":"1.0"}'
+    assert agui.encode(STARTED) == (b'{"type":"RUN_STARTED","threadId":"t","runId":"r","protocolVersion":"1.0"}')
+    assert (
+        agui.encode(CustomEvent(name="n", value={"é": None}))
+        == '{"type":"CUSTOM","name":"n","value":{"é":null}}'.encode()
     )
-    assert agui.encode(CustomEvent(name="n", value={"é": None})) == '{"type":"CUSTOM","name":"n","value":{"é":null}}'.encode()
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"type":1}', b"{"])
@@ -70,7 +77,7 @@ def test_decode_wants_an_event(data: bytes) -> None:
     [
         (agui.run_finished("t", "r", result={"a": 1}), "completed"),
         (RunFinishedEvent(thread_id="t", run_id="r"), "completed"),
-        (RunFinishedEvent(thread_id="t", run_id="r", outcome=RunFinishedInterruptOutcome(interrupts=[])), "completed"),
+        (RunFinishedEvent(thread_id="t", run_id="r", outcome=ASKING), "completed"),
         (agui.run_cancelled("t", "r"), "cancelled"),
         (agui.run_error("internal", "no"), "failed"),
     ],
@@ -187,3 +194,9 @@ def test_valid_text_repairs_what_utf8_cannot_hold() -> None:
     assert agui.valid_text("a é 😀") == "a é 😀"
     assert agui.valid_text("\ud83d\ude00") == "😀"
     assert agui.valid_text("caf\udce9!") == "caf\ufffd!"
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ag_ui.core", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'headwater\[agents\]'"):
+        runpy.run_path(agui.__file__)

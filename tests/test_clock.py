@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -76,16 +77,50 @@ async def test_the_executor_does_not_stop_later_timers() -> None:
     assert now() == 100
 
 
-@virtual_time
-async def test_a_thread_that_answers_within_the_grace_is_heard_first() -> None:
-    loop = asyncio.get_running_loop()
-    answered = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.call_soon_threadsafe(answered.set))
-    thread.start()
-    async with asyncio.timeout(60):
-        await answered.wait()
-    thread.join()
-    assert now() == 0
+def test_a_thread_that_answers_within_the_grace_is_heard_first() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        answered = asyncio.Event()
+        thread = threading.Timer(0.05, lambda: loop.call_soon_threadsafe(answered.set))
+        thread.start()
+        async with asyncio.timeout(60):
+            await answered.wait()
+        thread.join()
+        return loop.time()
+
+    assert run_virtual(main(), grace=10) == 0
+
+
+def test_a_process_that_answers_within_the_grace_is_heard_first() -> None:
+    async def main(pipe: int) -> float:
+        loop = asyncio.get_running_loop()
+        answered = asyncio.Event()
+        loop.add_reader(pipe, answered.set)
+        async with asyncio.timeout(60):
+            await answered.wait()
+        loop.remove_reader(pipe)
+        return loop.time()
+
+    with subprocess.Popen(["sh", "-c", "sleep 0.05; echo done"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert run_virtual(main(process.stdout.fileno()), grace=10) == 0
+
+
+def test_the_end_waits_for_the_executors_threads() -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def job() -> None:
+        started.set()
+        time.sleep(0.1)
+        ended.set()
+
+    async def main() -> None:
+        unwanted = asyncio.get_running_loop().run_in_executor(None, job)
+        await asyncio.to_thread(started.wait)
+        unwanted.cancel()
+
+    run_virtual(main())
+    assert ended.is_set()
 
 
 @virtual_time

@@ -22,7 +22,7 @@ FLOORS = {
     7: ("http",),
     6: ("runs", "sources", "relays", "client"),
     5: ("delivery",),
-    4: ("streams", "cursor", "writer"),
+    4: ("streams", "commits", "cursor", "leases", "writer"),
     3: ("hub", "stores"),
     2: ("store", "decide", "positions", "wire", "formats"),
     1: ("errors", "model", "agui"),

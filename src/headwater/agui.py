@@ -48,6 +48,7 @@ __all__ = [
     "TOOL_PROGRESS",
     "TOOL_STARTED",
     "BaseEvent",
+    "CustomEvent",
     "OpenParts",
     "Status",
     "TokenUsage",
@@ -202,6 +203,8 @@ class OpenParts:
 
     def feed(self, event: BaseEvent | Mapping[str, Any]) -> None:
         """Notes one event. Raises ValueError where it breaks AG-UI's order; nothing is noted then."""
+        if self.terminal is None and type(event) is TextMessageContentEvent and _text_part(event) in self._open:
+            return  # one per token: the short way
         name = _type_of(event)
         if self.terminal is not None:
             raise ValueError(f"{name} after {self.terminal}")
@@ -244,7 +247,7 @@ class OpenParts:
 
 
 def _type_of(event: BaseEvent | Mapping[str, Any]) -> str:
-    return str(event["type"]) if isinstance(event, Mapping) else str(event.type.value)
+    return str(event["type"]) if isinstance(event, Mapping) else event.type.value
 
 
 def _id_of(event: BaseEvent | Mapping[str, Any], kind: str) -> str:
@@ -260,6 +263,10 @@ def _subagent_of(event: BaseEvent | Mapping[str, Any], kind: str) -> str | None:
         return None
     found = event.get("subagentRunId") if isinstance(event, Mapping) else getattr(event, "subagent_run_id", None)
     return found if isinstance(found, str) else None
+
+
+def _text_part(event: TextMessageContentEvent) -> _Part:
+    return ("TEXT_MESSAGE", event.message_id)
 
 
 def _closing(kind: str, id_: str, subagent: str | None) -> BaseEvent:

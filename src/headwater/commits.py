@@ -59,7 +59,16 @@ class Commits:
     async def carry_out(self, name: str, request: Create | Append) -> Decision:
         """Decide `request` on the stream's head and commit what was decided, again if the head has moved."""
         tail = self.hub.tail(name)
+        tail.writers += 1
+        try:
+            return await self._carried_out(tail, request)
+        finally:
+            tail.writers -= 1
+
+    async def _carried_out(self, tail: Tail, request: Create | Append) -> Decision:
         for _ in range(MOST_CONFLICTS):
+            if isinstance(tail.latest, Head) and tail.latest.expired(self.clock()):
+                tail.latest = None  # a read elsewhere may have moved its end: only the store knows
             before = tail.latest or await self._settled_head(tail)
             decision = self._decided(before, request)
             if decision is None or not decision.changes:
@@ -97,8 +106,9 @@ class Commits:
                 return head
 
     async def _load(self, tail: Tail) -> Head | Absent:
+        wakes = tail.wakes
         head = tail.touched_head(await self.store.load(tail.name))
-        tail.learn(head)
+        tail.learn(head, wakes)
         return head
 
     def _submit(self, tail: Tail, before: Head | Absent, decision: Decision) -> asyncio.Future[None]:
@@ -119,13 +129,19 @@ class Commits:
         """Remove a stream. Its offsets never come back (G1). Raises StreamNotFound where there is none."""
         for _ in range(MOST_CONFLICTS):
             head = await self.head(name)
+            deletion = asyncio.ensure_future(self.store.delete(name, head))
+            deletion.add_done_callback(lambda _: self.forget(name))
             try:
-                await asyncio.shield(self.store.delete(name, head))
+                return await asyncio.shield(deletion)
             except VersionConflict:
                 continue
-            self.hub.tail(name).forget()
-            return
         raise StoreUnavailable("this stream changes too often to be deleted now; try again")
+
+    def forget(self, name: str) -> None:
+        """This stream may have changed, in a way that is not known here."""
+        tail = self.hub.known(name)
+        if tail is not None:
+            tail.forget()
 
     def touch(self, name: str, head: Head) -> None:
         """Note a read, where a sliding TTL counts them."""

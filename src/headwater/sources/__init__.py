@@ -47,7 +47,7 @@ class Source(Protocol):
         """
 
 
-class RunFailed(Exception):  # noqa: N818 - says what happened
+class RunFailed(Exception):
     """The run failed. `code` is stable, for programs; `message` is for people and safe to show to any reader."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -130,7 +130,6 @@ class _Run(agents.RunHooks[Any]):
         self._progress_slots = threading.BoundedSemaphore(_PROGRESS_QUEUED)
         self._idle = limits.idle
         self._deadline = None if limits.total is None else self._loop.time() + limits.total
-        self._over = False
 
     async def drive(self, start: Callable[[agents.RunHooks[Any]], agents.RunResultStreaming]) -> object:
         """Runs to the end, whichever. Only errors of the agent become RunFailed; the sink's go up as they are."""
@@ -144,7 +143,6 @@ class _Run(agents.RunHooks[Any]):
                 await self._emit(fact())
             return await self._outcome(result, await pump)
         finally:
-            self._over = True
             self._sink.usage(self._usage(result))
             await self._stop(result, pump)
 
@@ -207,7 +205,7 @@ class _Run(agents.RunHooks[Any]):
     # Progress, from any thread
 
     def _report(self, key: str, value: ProgressValue) -> None:
-        if self._over or not self._progress_slots.acquire(blocking=False):
+        if not self._progress_slots.acquire(blocking=False):
             return
         if _running_loop() is self._loop:
             self._take_progress(key, value)

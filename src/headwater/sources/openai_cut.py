@@ -22,7 +22,7 @@ __all__ = ["UpstreamCut", "watching_for_cuts"]
 _watching: Final[ContextVar[bool]] = ContextVar("headwater_watching_for_cuts", default=False)
 
 
-class UpstreamCut(Exception):  # noqa: N818 - says what happened
+class UpstreamCut(Exception):
     """A Chat Completions stream ended without a finish_reason."""
 
 

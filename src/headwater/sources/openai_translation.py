@@ -118,6 +118,10 @@ class Translation:
             "error": self._broken_off,
         }
 
+    def _in_response(self) -> None:
+        if not self.answering:  # some models never say "created"
+            self._begin_response()
+
     def _begin_response(self) -> None:
         self.answering = True
         self._parts: dict[int, _Message | _Reasoning | _Call] = {}  # by output_index
@@ -165,7 +169,7 @@ class Translation:
         self._begin_response()
 
     def _added(self, data: Any) -> Iterator[BaseEvent]:
-        self.answering = True
+        self._in_response()
         if _is_call(data.item):
             yield from self._open_call(data.output_index, data.item)
 
@@ -180,6 +184,7 @@ class Translation:
             return
         part = self._parts.get(index)
         if not isinstance(part, _Message):
+            yield from self._close_reasoning()
             part = self._open(index, _Message(self._new_id()))
             self._holder = part.id
             self._shown.append(part.id)
@@ -217,7 +222,7 @@ class Translation:
             yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(data.delta))
 
     def _done(self, data: Any) -> Iterator[BaseEvent]:
-        self.answering = True
+        self._in_response()
         yield from self._whole_item(data.output_index, data.item)
 
     def _whole_item(self, index: int, item: Any) -> Iterator[BaseEvent]:
@@ -241,6 +246,7 @@ class Translation:
         yield from self._close_part(index)
 
     def _completed(self, data: Any) -> Iterator[BaseEvent]:
+        self._in_response()
         if not self._seen:
             for index, item in enumerate(data.response.output):
                 yield from self._whole_item(index, item)
@@ -259,13 +265,18 @@ class Translation:
         return f"{self._run_id}.{self._made}"
 
     def _open(self, index: int, part: _PartT) -> _PartT:
-        self.answering = True
+        self._in_response()
         self._parts[index] = part
         self._seen.add(index)
         return part
 
     def _close_parts(self) -> Iterator[BaseEvent]:
         for index in list(self._parts):
+            yield from self._close_part(index)
+
+    def _close_reasoning(self) -> Iterator[BaseEvent]:
+        """What is said next ends the thought: Chat Completions models say so only at the end of the response."""
+        for index in [index for index, part in self._parts.items() if isinstance(part, _Reasoning)]:
             yield from self._close_part(index)
 
     def _close_part(self, index: int) -> Iterator[BaseEvent]:
@@ -297,6 +308,7 @@ class Translation:
         key = _key(item)
         if key in self._calls and self._calls[key].opened:
             del self._calls[key]  # the provider used this id before
+        yield from self._close_reasoning()
         call = self._open(index, self._call_of(key))
         yield self._start_call(call, item)
 

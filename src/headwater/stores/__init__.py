@@ -20,8 +20,10 @@ def _sqlite(url: SplitResult) -> Store:
     # sqlite:///app.db is relative, sqlite:////var/lib/app.db absolute: the form SQLAlchemy made familiar.
     path = unquote(url.path[1:])
     synchronous = parse_qs(url.query).get("sync", ["full"])[-1]
-    if url.netloc or not path:
-        raise BadRequest("an SQLite store is named sqlite:///file.db (relative) or sqlite:////folder/file.db")
+    if url.netloc or not path or path == ":memory:":
+        raise BadRequest(
+            "an SQLite store is named sqlite:///file.db (relative) or sqlite:////folder/file.db; in memory: `memory:`"
+        )
     if synchronous == "full":
         return SqliteStore(path)
     if synchronous == "normal":

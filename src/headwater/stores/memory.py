@@ -1,19 +1,20 @@
 """The store in memory: what the contract means, in plain Python. Everything is gone with the process.
 
-Knows the contract, nothing of its callers. Invariant: a commit happens within one call on the loop, so nobody ever
-sees half of it (G2, G4).
+Knows the contract, nothing of its callers. Invariant: a commit happens within one turn of the loop and is told of at
+once, so nobody ever sees half of it (G2) or sees it too early (G4).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from headwater.errors import HeadwaterError, OffsetGone, StreamNotFound, VersionConflict
+from headwater.errors import HeadwaterError, OffsetGone, StoreUnavailable, StreamNotFound, VersionConflict
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
 
@@ -39,41 +40,61 @@ class MemoryStore(Store):
         self._streams: dict[str, _Stream] = {}
         self._names: list[str] = []  # sorted, for listing
         self._generation = 0  # above that of every stream ever deleted (G1)
+        self._open = False
 
     def __repr__(self) -> str:
         return f"<MemoryStore [{len(self._streams)} streams]>"
 
     async def open(self) -> None:
-        """Nothing to make ready."""
+        """What an earlier opening of this object left is still there."""
+        self._open = True
 
     async def aclose(self) -> None:
-        """Nothing to let go of: what is here lives as long as the object."""
+        self._open = False
+        await asyncio.sleep(0)  # what was submitted has its turn before we have ours again
 
     async def load(self, name: str) -> Head | Absent:
+        self._check_open()
         return self._held(name)
 
     def commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> Awaitable[None]:
+        return self._submit(functools.partial(self._commit, name, expected, head, messages))
+
+    def delete(self, name: str, expected: Head) -> Awaitable[None]:
+        return self._submit(functools.partial(self._delete, name, expected))
+
+    def _submit(self, change: Callable[[], None]) -> asyncio.Future[None]:
+        # In the loop's next turn, in order: as with any other store, callers overlap, and each await lets others run.
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if self._open:
+            loop.call_soon(_carry_out, change, future)
+        else:
+            future.set_exception(StoreUnavailable("the store is not open"))
+        return future
+
+    def _commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> None:
         if not _same(self._held(name), expected):
-            return _done(VersionConflict("the stream has changed"))
+            raise VersionConflict("the stream has changed")
         stream = self._streams.get(name)
         if stream is None:
             self._names.insert(bisect_left(self._names, name), name)
         if stream is None or stream.head.generation != head.generation:
             stream = self._streams[name] = _Stream(head)
-        stream.head = head
         stream.messages.extend(messages)
-        return _done()
+        del stream.messages[: head.start - stream.head.start]
+        stream.head = head
 
-    def delete(self, name: str, expected: Head) -> Awaitable[None]:
+    def _delete(self, name: str, expected: Head) -> None:
         held = self._held(name)
         if isinstance(held, Absent) or not _same(held, expected):
-            return _done(VersionConflict("the stream has changed"))
+            raise VersionConflict("the stream has changed")
         del self._streams[name]
         del self._names[bisect_left(self._names, name)]
         self._generation = max(self._generation, held.generation + 1)
-        return _done()
 
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
+        self._check_open()
         stream = self._streams.get(name)
         if stream is None:
             raise StreamNotFound("no such stream")
@@ -83,6 +104,7 @@ class MemoryStore(Store):
         return fitting(stream.messages[first : first + 4096], max_bytes)
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
+        self._check_open()
         names = self._names[bisect_left(self._names, prefix) :]
         names = names[: bisect_right(names, prefix, key=lambda name: name[: len(prefix)])]
         if newest:
@@ -97,14 +119,20 @@ class MemoryStore(Store):
             stream.touched = max(stream.touched, now)
 
     async def expired(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
+        self._check_open()
         over = ((name, stream.seen()) for name, stream in self._streams.items() if stream.seen().expired(now))
         return [pair for pair, _ in zip(over, range(limit), strict=False)]
 
     async def owned(self) -> Sequence[tuple[str, Head]]:
+        self._check_open()
         return [(name, stream.seen()) for name, stream in self._streams.items() if stream.head.owner is not None]
 
     def statistics(self) -> dict[str, int]:
         return {"streams": len(self._streams), "messages": sum(len(s.messages) for s in self._streams.values())}
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("the store is not open")
 
     def _held(self, name: str) -> Head | Absent:
         stream = self._streams.get(name)
@@ -125,10 +153,13 @@ def _same(held: Head | Absent, expected: Head | Absent) -> bool:
     return held.version == expected.version and held.generation == expected.generation
 
 
-def _done(error: HeadwaterError | None = None) -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    if error is None:
-        future.set_result(None)
+def _carry_out(change: Callable[[], None], future: asyncio.Future[None]) -> None:
+    """Make the change and tell of it; also where nobody waits any more (G6)."""
+    try:
+        change()
+    except HeadwaterError as error:
+        if not future.done():
+            future.set_exception(error)
     else:
-        future.set_exception(error)
-    return future
+        if not future.done():
+            future.set_result(None)

@@ -66,7 +66,7 @@ class SqliteStore(Store):
         loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="headwater-sqlite-reader")
         try:
-            # Every reader opens its connection now, so that a file we cannot use is an error here and not later.
+            # The writing connection is opened now, so that a file we cannot use is an error here and not later.
             writing = await loop.run_in_executor(
                 self._readers, functools.partial(connect, self.path, synchronous=self._synchronous.upper())
             )
@@ -86,8 +86,11 @@ class SqliteStore(Store):
             self._flush_touches()
         writer, self._writer = self._writer, None
         watcher, readers = self._watcher, self._readers
-        for stop in (watcher.stop, readers.shutdown, writer.stop):
+        for stop in (watcher.stop, readers.shutdown, self._close_readers, writer.stop):
             await asyncio.to_thread(stop)
+
+    def _close_readers(self) -> None:
+        # In a thread, like all that can touch the disk: the last connection to close writes the WAL back.
         while self._connections:
             self._connections.pop().close()
 
@@ -231,6 +234,7 @@ class _Watcher:
             connection.close()
 
     def _look(self, connection: sqlite3.Connection, seen: int) -> int:
+        """Report what was committed after the commit numbered `seen`; the number of the last one."""
         rows = connection.execute(
             "SELECT changed, name, generation, version FROM stream WHERE changed > ?1"
             " UNION ALL SELECT changed, name, 0, 0 FROM gone WHERE changed > ?1 ORDER BY 1",

@@ -101,9 +101,10 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
     """True: ours, of this format. False: an empty file. Anything else raises."""
+    # The tables first: whoever sees those of a file that another process is just making, sees its id as well.
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application == APPLICATION_ID and version == FORMAT:
         return True
     if application == APPLICATION_ID:

@@ -120,6 +120,8 @@ class Writer:
         except sqlite3.Error as error:
             return [translated(error, self._path)] * len(jobs)
         except Exception:  # noqa: BLE001 -- a bug of ours must not end the thread: every later append would wait for ever
+            if len(jobs) > 1:  # what SQLite cannot take of one stream must not fail the others'
+                return [self._transact([job])[0] for job in jobs]
             _log.exception("the SQLite writer could not carry out a transaction")
             return [StoreError("the store could not carry this out")] * len(jobs)
         self.transactions += 1
@@ -159,18 +161,18 @@ class Writer:
         if row is not None and row[1] != head.generation:  # an expired stream is replaced
             self._bury(row[0])
             row = None
-        values = (head.version, number, head.touched, head.expiry(), head.owner, encode_head(head))
+        values = (head.version, number, head.owner, encode_head(head), head.touched, head.expiry())
         if row is None:
             stream = execute(
-                "INSERT INTO stream (version, changed, touched, expires, owner, head, name, generation, ttl)"
+                "INSERT INTO stream (version, changed, owner, head, touched, expires, name, generation, ttl)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*values, job.name, head.generation, head.config.ttl),
             ).lastrowid
         else:
             stream = row[0]
             execute(
-                "UPDATE stream SET version = ?, changed = ?, touched = max(touched, ?), expires = ?, owner = ?,"
-                " head = ? WHERE id = ?",
+                "UPDATE stream SET version = ?1, changed = ?2, owner = ?3, head = ?4, touched = max(touched, ?5),"
+                " expires = CASE WHEN ttl IS NULL THEN ?6 ELSE max(touched, ?5) + ttl * 1000 END WHERE id = ?7",
                 (*values, stream),
             )
         if job.messages:
@@ -238,4 +240,3 @@ def _resolve(futures: list[Future], results: list[HeadwaterError | None]) -> Non
             future.set_result(None)
         else:
             future.set_exception(error)
-

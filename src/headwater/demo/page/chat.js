@@ -19,6 +19,8 @@ const POLL = 3000;
 const POLL_LOST = 1000;
 /** Pages of the list read for one thread; a bound, so that a server that ignores the filter is not read for ever. */
 const THREAD_PAGES = 20;
+/** A tab hidden for so long gives its connections back: a browser has six for all tabs of a host. */
+const REST = 15000;
 /** A cut shorter than this is not worth a person's attention. */
 const CALM = 500;
 
@@ -94,7 +96,10 @@ function arrange() {
     if (!conversation.turns.includes(turn)) view.element.remove(), views.delete(turn);
   }
   conversation.turns.forEach((turn, index) => {
-    if (!views.has(turn)) views.set(turn, turnView({ onRetry: () => conversation.retry(turn, agent) }));
+    if (!views.has(turn)) {
+      views.set(turn, turnView({ onRetry: () => conversation.retry(turn, agent) }));
+      if (!turn.run || turn.run.status === "running") turn.ended.then(poll);
+    }
     const { element } = views.get(turn);
     if (transcript.children[index] !== element) transcript.insertBefore(element, transcript.children[index] ?? null);
     change(turn);
@@ -202,7 +207,7 @@ function send(text) {
   if (!text || conversation?.running) return;
   if (!thread) {
     const id = `th_${freshKey().replaceAll("-", "")}`;
-    history.pushState(null, "", `#${id}`);
+    history.replaceState(null, "", `#${id}`);
     open(id, { started: true });
   }
   setDraft("");
@@ -244,6 +249,7 @@ function drawer(wanted) {
 // --- wiring ----------------------------------------------------------------------------------------------------------
 
 let noticeTimer = 0;
+let restTimer = 0;
 
 connection.listeners.add((state) => {
   clearTimeout(noticeTimer);
@@ -293,7 +299,14 @@ $("menu").addEventListener("click", () => drawer(true));
 $("shade").addEventListener("click", () => drawer(false));
 for (const name of ["hashchange", "popstate"]) addEventListener(name, () => open(hashThread()));
 addEventListener("online", () => conversation?.resume());
-document.addEventListener("visibilitychange", () => document.hidden || poll());
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(restTimer);
+  if (document.hidden) restTimer = setTimeout(() => conversation?.rest(), REST);
+  else {
+    conversation?.resume();
+    poll();
+  }
+});
 setInterval(() => {
   for (const [turn, view] of views) if (!isEnded(turn.state)) view.tick(Date.now());
 }, 100);

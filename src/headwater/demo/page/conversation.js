@@ -30,7 +30,7 @@ const storage = (() => {
 export const outbox = {
   get: () => JSON.parse(storage?.getItem(OUTBOX) ?? "null"),
   put: (send) => storage?.setItem(OUTBOX, JSON.stringify(send)),
-  clear: () => storage?.removeItem(OUTBOX),
+  clear: ({ key }) => outbox.get()?.key === key && storage?.removeItem(OUTBOX),
 };
 
 const messagesOf = (input) => (typeof input === "string" ? [{ role: "user", content: input }] : (input ?? []));
@@ -119,6 +119,11 @@ export class Conversation {
     await Promise.all(this.turns.filter((turn) => turn.run && !isEnded(turn.state)).map((turn) => cancelRun(turn.run.id)));
   }
 
+  /** Gives up the connections, keeps the places: for a tab that nobody looks at. `resume` goes on. */
+  rest() {
+    for (const turn of this.turns) turn.follow?.rest();
+  }
+
   #turn(run, input, question) {
     const turn = { run, input, question, repeated: false, state: emptyRun, sending: !run };
     turn.ended = new Promise((resolve) => (turn.end = resolve));
@@ -151,7 +156,7 @@ export class Conversation {
         this.onReturn(turn.question);
       } else this.#fail(turn, error);
     }
-    outbox.clear();
+    outbox.clear(send);
     turn.sending = false;
     this.#sending = null;
     this.onChange(turn);

@@ -14,7 +14,7 @@ const TRIES_AT_OFFSET = 2;
 
 /**
  * Calls onEvent(offset, event) for each event in order, onRestart() before events come from the start again, and
- * onGone(message) when the server no longer has the run. Returns { resume, close }.
+ * onGone(message) when the server no longer has the run. Returns { resume, rest, close }.
  */
 export function follow(id, { onEvent, onRestart, onGone }) {
   let source = null;
@@ -79,6 +79,12 @@ export function follow(id, { onEvent, onRestart, onGone }) {
     open();
   }
 
+  /** Lets the connection go; `resume` goes on behind the last event. */
+  function rest() {
+    clearTimeout(timer);
+    if (!asking) source.close();
+  }
+
   open();
-  return { resume, close };
+  return { resume, rest, close };
 }

@@ -28,7 +28,7 @@ function parsed(json) {
 }
 
 /** `{"city":"Paris"}` as `city: Paris`; what is not (yet) a JSON object as it stands. */
-function argumentLine(json) {
+function fieldLine(json) {
   const value = parsed(json);
   if (value === null || typeof value !== "object") return json;
   return Object.entries(value)
@@ -74,7 +74,7 @@ function reasoningPart() {
     draw(part) {
       element.toggleAttribute("data-open", part.open);
       const took = part.endedAt - part.startedAt;
-      setText(label, part.open ? "Thinking" : took >= 100 ? `Thought for ${seconds(took)}` : "Thoughts");
+      setText(label, part.open ? "Thoughts" : took >= 100 ? `Thought for ${seconds(took)}` : "Thoughts");
       show(part.text);
     },
   };
@@ -111,11 +111,11 @@ function toolPart(part) {
     draw(part, now) {
       shown = part;
       element.dataset.phase = part.phase === "done" && part.result === null ? "cut" : part.phase;
-      setText(args, argumentLine(part.args));
+      setText(args, fieldLine(part.args));
       setText(fullArgs, pretty(part.args) || "none");
       if (part.fraction !== null) bar.value = part.fraction;
       setText(message, part.message ?? (part.phase === "calling" ? "Preparing" : "Running"));
-      setText(preview, part.result === null ? "Ended before it answered" : part.result.replace(/\s+/g, " ").slice(0, 200));
+      setText(preview, part.result === null ? "Ended before it answered" : fieldLine(part.result).replace(/\s+/g, " ").slice(0, 200));
       setText(fullResult, part.result === null ? "none" : pretty(part.result));
       tick(now);
     },
@@ -155,6 +155,7 @@ export function turnView({ onRetry }) {
   const assistant = make("div", "", {}, parts, failure, foot);
   assistant.dataset.role = "assistant";
   const element = make("article", "turn", {}, user, assistant);
+  element.dataset.run = "";
   const views = new Map();
 
   function drawParts(state, now) {

@@ -1,0 +1,63 @@
+"""What a format is: pages of messages -> bytes for one kind of client. A pure projection.
+
+A format says what a connection begins with, what a page becomes, what keeps it alive, and how it ends: because the
+stream is over, or because something else is (then the reader must never take it for finished).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Hashable
+from typing import ClassVar
+
+from headwater.decide import media_type
+from headwater.errors import HeadwaterError
+from headwater.model import Page
+
+
+class Format(abc.ABC):
+    """How one kind of client reads a stream. Instances are shared between readers and hashable by `key`."""
+
+    content_type: str
+    """Of the response."""
+
+    opening: bytes = b""
+    """Sent at once, before anything has happened: a first byte that proxies and clients wait for."""
+
+    heartbeat: bytes = b""
+    """Sent after silence; empty where the format has no room for one."""
+
+    ends_openly: ClassVar[bool] = False
+    """Whether the client can tell, from the bytes alone, an interrupted stream from a finished one. Where it cannot,
+    an interrupted response must be cut off and not ended."""
+
+    tells_failure: bool = True
+    """Whether the client can tell from the bytes that a closed stream was closed as failed. Where it cannot, the
+    response to a failed stream is cut off too."""
+
+    @property
+    @abc.abstractmethod
+    def key(self) -> Hashable:
+        """The same for formats that render every page alike."""
+
+    @abc.abstractmethod
+    def render(self, page: Page) -> bytes:
+        """The page's messages. May be empty."""
+
+    def ending(self, page: Page) -> bytes:
+        """Said after the last message of a closed stream."""
+        return b""
+
+    def interruption(self, error: HeadwaterError) -> bytes:
+        """Said when the connection must end although the stream goes on, or nobody knows."""
+        return b""
+
+
+def is_json(content_type: str) -> bool:
+    """Whether messages are JSON values (Durable Streams 9: exactly this media type)."""
+    return media_type(content_type) == "application/json"
+
+
+def is_text(content_type: str) -> bool:
+    """Whether messages are UTF-8 text."""
+    return is_json(content_type) or content_type.lower().startswith("text/")

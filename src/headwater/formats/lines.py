@@ -1,0 +1,57 @@
+"""Plain bodies: one JSON value a line, or the messages' bytes as they are. Pure.
+
+Neither can say in its own terms that it was interrupted, so such a response is cut off, never ended (`ends_openly`).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Hashable
+
+import msgspec
+
+from headwater.formats.format import Format, is_json, is_text
+from headwater.model import Message, Page
+from headwater.wire.sse import one_line
+
+
+class Lines(Format):
+    """`format=ndjson`: JSON messages as they are, text as JSON strings, other bytes as base64 in JSON strings."""
+
+    content_type = "application/x-ndjson"
+    heartbeat = b"\n"  # readers of NDJSON skip empty lines
+
+    def __init__(self, stream_type: str, *, tells_failure: bool = False) -> None:
+        """`tells_failure`: the messages themselves say how the stream ended."""
+        self.tells_failure = tells_failure
+        self._json, self._text = is_json(stream_type), is_text(stream_type)
+
+    @property
+    def key(self) -> Hashable:
+        return "ndjson", self._json, self._text
+
+    def render(self, page: Page) -> bytes:
+        return b"".join(self._line(message) for message in page.messages)
+
+    def _line(self, message: Message) -> bytes:
+        if self._json:
+            return one_line(message.data) + b"\n"
+        text = message.data.decode(errors="replace") if self._text else b64encode(message.data).decode()
+        return one_line(msgspec.json.encode(text)) + b"\n"
+
+
+class Raw(Format):
+    """`format=text`: the messages' bytes one after the other, each JSON message on a line of its own."""
+
+    tells_failure = False
+
+    def __init__(self, stream_type: str) -> None:
+        self.content_type = "text/plain; charset=utf-8" if is_text(stream_type) else stream_type
+        self._end = b"\n" if is_json(stream_type) else b""
+
+    @property
+    def key(self) -> Hashable:
+        return "text", self._end
+
+    def render(self, page: Page) -> bytes:
+        return b"".join([message.data + self._end for message in page.messages])

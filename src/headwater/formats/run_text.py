@@ -1,0 +1,38 @@
+"""The text of a run's answer, and nothing else: for `curl`, scripts and readers that want words. Pure.
+
+Knows the one AG-UI event that carries answer text. Cannot tell how the run ended, so a failed one is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import msgspec
+
+from headwater.formats.format import Format
+from headwater.model import Page
+
+
+class _Delta(msgspec.Struct):
+    type: str
+    delta: str = ""
+
+
+_decode = msgspec.json.Decoder(_Delta).decode
+
+
+class RunText(Format):
+    """`format=text` of a run."""
+
+    content_type = "text/plain; charset=utf-8"
+    tells_failure = False
+
+    @property
+    def key(self) -> Hashable:
+        return "run-text"
+
+    def render(self, page: Page) -> bytes:
+        texts = [
+            _decode(message.data).delta for message in page.messages if b'"TEXT_MESSAGE_CONTENT"' in message.data[:40]
+        ]
+        return "".join(texts).encode()

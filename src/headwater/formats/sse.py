@@ -1,0 +1,87 @@
+"""Server-sent events for a browser's EventSource and everything that reads like one. Pure.
+
+Each message is one event whose id is the offset after it, so that `Last-Event-ID` resumes behind it. With `named`
+events the end of the stream is told as `event: end`, and a connection that must end before it as `event: interrupted`.
+Without them (for clients that take every event for data, whatever its name) the stream's own last message is its end.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Hashable
+
+import msgspec
+
+from headwater.decide import media_type
+from headwater.errors import HeadwaterError
+from headwater.formats.format import Format, is_json, is_text
+from headwater.model import Message, Page
+from headwater.wire import sse
+
+RECONNECT_MS = 500
+"""Asked of a client whose server goes away: a new one is usually there by then; browsers wait 3 s otherwise."""
+
+
+class ServerSentEvents(Format):
+    """`format=sse`. The events of a stream of content type text/event-stream keep the names they were given."""
+
+    content_type = "text/event-stream; charset=utf-8"
+    opening = sse.comment("open")
+    heartbeat = sse.HEARTBEAT
+
+    def __init__(self, stream_type: str, *, named: bool = True, prefix: str = "") -> None:
+        """`stream_type`: the stream's content type; `prefix`: put before each offset in `id`."""
+        self._kind = _kind_of(stream_type)
+        self._named = named
+        self._prefix = prefix
+
+    def __repr__(self) -> str:
+        return f"<ServerSentEvents of {self._kind} [{'named' if self._named else 'data only'}]>"
+
+    @property
+    def key(self) -> Hashable:
+        return "sse", self._kind, self._named, self._prefix
+
+    @property
+    def ends_openly(self) -> bool:  # type: ignore[override]
+        return self._named
+
+    def render(self, page: Page) -> bytes:
+        return b"".join(map(self._event, page.messages))
+
+    def _event(self, message: Message) -> bytes:
+        id_ = f"{self._prefix}{message.offset}"
+        if self._kind == "events":
+            return b"id: %s\n%s\n" % (id_.encode(), message.data)
+        if self._kind == "json":
+            return b"id: %s\ndata:%s\n\n" % (id_.encode(), sse.one_line(message.data))
+        data = message.data if self._kind == "text" else b64encode(message.data)
+        return sse.encode(data, id=id_)
+
+    def ending(self, page: Page) -> bytes:
+        if not self._named:
+            return b""
+        said = msgspec.json.encode({"outcome": page.outcome or "completed"})
+        return sse.encode(said, id=f"{self._prefix}{page.next}", event="end")
+
+    def interruption(self, error: HeadwaterError) -> bytes:
+        if not self._named:
+            return sse.comment(f"interrupted: {error.code}")
+        said = msgspec.json.encode({"code": error.code, "message": str(error), "retry": error.retry})
+        return sse.encode(said, event="interrupted", retry=RECONNECT_MS if error.retry else None)
+
+
+def stored_event(data: bytes, event: str | None) -> bytes:
+    """An event as a message of a text/event-stream stream: its lines without id and blank line.
+
+    Raises ValueError where the name cannot be one.
+    """
+    return sse.encode(data, event=event)[:-1]
+
+
+def _kind_of(stream_type: str) -> str:
+    if media_type(stream_type) == "text/event-stream":
+        return "events"
+    if is_json(stream_type):
+        return "json"
+    return "text" if is_text(stream_type) else "binary"

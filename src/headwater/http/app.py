@@ -1,0 +1,143 @@
+"""The ASGI application: mount it in FastAPI or Starlette under any prefix, or serve it alone.
+
+    app = FastAPI(lifespan=...)
+    app.mount("/headwater", App(streams, runs))
+
+Knows the resources and their paths. Every request passes, in this order: host and origin, the path, authentication and
+authorization in the resource, and on the way out the headers that every answer carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from starlette.responses import Response
+
+from headwater.delivery import Cut, Delivery, Receive, Scope, Send
+from headwater.errors import NotFound
+from headwater.http.auth import Auth, OpenDoor
+from headwater.http.exchange import Exchange
+from headwater.http.lifespan import run_lifespan
+from headwater.http.origins import Origins
+from headwater.http.streams import StreamResource, list_streams
+from headwater.problems import SAFETY_HEADERS, answer
+from headwater.streams import Streams
+
+if TYPE_CHECKING:  # runs need an extra that streams do not
+    from headwater.http.runs import RunResource
+    from headwater.runs import Runs
+
+STREAM: Final = "/v1/stream/"
+
+Page = Callable[[Exchange], Awaitable[Response]]
+
+
+class App:
+    """Streams and runs over HTTP. Opens and closes both itself where it is served alone."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        runs: Runs | None = None,
+        *,
+        auth: Auth | None = None,
+        origins: Origins | None = None,
+        delivery: Delivery | None = None,
+        long_poll_seconds: float = 30.0,
+        pages: Mapping[str, Page] | None = None,
+    ) -> None:
+        """`runs`: serve `/v1/runs` too; `pages`: answers for further exact paths, made by the caller."""
+        self.streams, self.runs = streams, runs
+        self.delivery = delivery or (runs.delivery if runs is not None else Delivery(streams))
+        self._auth, self._origins = auth or OpenDoor(), origins or Origins()
+        self._streams = StreamResource(self.delivery, long_poll_seconds=long_poll_seconds)
+        self._runs = _resource(runs) if runs is not None else None
+        self._pages = dict(pages or {})
+
+    def __repr__(self) -> str:
+        return f"<App {self.streams!r} {self.runs!r}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await run_lifespan(receive, send, self.streams, self.runs)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 4404, "reason": "no WebSocket here"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, self._auth)
+        added = [*SAFETY_HEADERS, *self._origins.headers(exchange.method, exchange.headers)]
+        started = False
+
+        async def send_with_headers(event: dict[str, object]) -> None:
+            nonlocal started
+            if event["type"] == "http.response.start":
+                started = True
+                event = {**event, "headers": _merged(event.get("headers") or (), added)}  # type: ignore[arg-type]
+            await send(event)
+
+        exchange.send = send_with_headers  # type: ignore[assignment]
+        try:
+            response = await self._routed(exchange)
+            if response is not None:
+                await response(scope, receive, send_with_headers)  # type: ignore[arg-type]
+        except Cut:
+            raise
+        except Exception as error:
+            if started:
+                raise
+            await answer(error)(scope, receive, send_with_headers)  # type: ignore[arg-type]
+
+    async def _routed(self, exchange: Exchange) -> Response | None:
+        self._origins.check(exchange.method, exchange.headers)
+        path = exchange.path
+        if path.startswith(STREAM) and len(path) > len(STREAM):
+            return await self._streams.answer(exchange, path.removeprefix(STREAM))
+        if exchange.method == "OPTIONS":
+            return Response(status_code=204)
+        if path == "/v1/streams":
+            return await list_streams(exchange, self.streams)
+        if path in self._pages:
+            return await self._pages[path](exchange)
+        if path == "/healthz":
+            return Response("ok\n", media_type="text/plain")
+        if path == "/readyz":
+            return Response("ok\n" if self._ready else "draining\n", 200 if self._ready else 503)
+        if path.startswith("/v1/runs") and self._runs is not None:
+            return await self._run(exchange, self._runs, path.split("/")[3:])
+        raise NotFound("there is nothing at this path")
+
+    async def _run(self, exchange: Exchange, runs: RunResource, rest: list[str]) -> Response:
+        match [unquote(part) for part in rest]:
+            case [] | [""]:
+                return await runs.collection(exchange)
+            case [run_id]:
+                return await runs.one(exchange, run_id)
+            case [run_id, "events"]:
+                return await runs.events(exchange, run_id)
+            case [run_id, "cancel"]:
+                return await runs.cancel(exchange, run_id)
+        raise NotFound("there is nothing at this path")
+
+    @property
+    def _ready(self) -> bool:
+        return self.streams.is_open and not self.streams.draining
+
+
+def _resource(runs: Runs) -> RunResource:
+    from headwater.http.runs import RunResource
+
+    return RunResource(runs)
+
+
+def _merged(given: Iterable[tuple[bytes, bytes]], added: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """`given`, and those of `added` that it does not say itself."""
+    headers = list(given)
+    names = {name.lower() for name, _ in headers}
+    for name, value in added:
+        if name.encode() not in names:
+            headers.append((name.encode("latin-1"), value.encode("latin-1")))
+    return headers

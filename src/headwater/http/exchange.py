@@ -1,0 +1,105 @@
+"""One HTTP request and what a resource needs of it: headers, query, body within bounds, and who asks.
+
+Knows ASGI, the auth seam and the errors. Resources get an Exchange and give a Response, or hand the connection to
+delivery.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.datastructures import Headers
+
+from headwater.delivery import Receive, Scope, Send
+from headwater.errors import BadRequest, TooLarge
+from headwater.http.auth import Action, Auth, Principal
+
+
+class Exchange:
+    """A request on its way through the application."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, auth: Auth) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self.method: str = scope["method"]
+        self.headers = Headers(scope=scope)
+        self._auth = auth
+        self._principal: Principal | None = None
+        self._query: dict[str, list[str]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method} {self.scope['path']!r}>"
+
+    @property
+    def path(self) -> str:
+        """The path within this application, wherever it is mounted; `%2F` counts as the slash it stands for."""
+        path: str = self.scope["path"]
+        return path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
+
+    @property
+    def prefix(self) -> str:
+        """Where this application is mounted: empty, or like `/headwater`."""
+        return str(self.scope.get("root_path", ""))
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks. Raises Unauthorized."""
+        if self._principal is None:
+            self._principal = self._auth.authenticate(self.headers)
+        return self._principal
+
+    def authorize(self, action: Action, stream: str) -> None:
+        """The seam that every action passes. Raises Unauthorized or Forbidden."""
+        self._auth.authorize(self.principal, action, stream)
+
+    def allows(self, action: Action, stream: str) -> bool:
+        return self._auth.allows(self.principal, action, stream)
+
+    def query(self, name: str) -> str | None:
+        """A query parameter, None where it is absent. Raises BadRequest where it stands twice."""
+        if self._query is None:
+            self._query = {}
+            for key, value in parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True):
+                self._query.setdefault(key, []).append(value)
+        values = self._query.get(name, [])
+        if len(values) > 1:
+            raise BadRequest(f"{name} is given more than once")
+        return values[0] if values else None
+
+    async def body(self, most: int) -> bytes:
+        """The whole body. Raises TooLarge beyond `most` bytes, before it is held in memory."""
+        too_large = TooLarge(f"a body may have {most:,} bytes; send more than one, or keep large things elsewhere")
+        length = self.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            event = await self.receive()
+            if event["type"] == "http.disconnect":
+                raise BadRequest("the client left before its body had arrived")
+            chunks.append(event.get("body", b""))
+            size += len(chunks[-1])
+            if size > most:
+                raise too_large
+            more = event.get("more_body", False)
+        return b"".join(chunks)
+
+    async def json(self, most: int) -> dict[str, object]:
+        """The body as a JSON object. Raises BadRequest."""
+        try:
+            value = msgspec.json.decode(await self.body(most))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest("the body is not valid JSON") from error
+        if not isinstance(value, dict):
+            raise BadRequest("the body is a JSON object")
+        return value
+
+    def whole_number(self, name: str, default: int, most: int) -> int:
+        """A query parameter from 1 to `most`. Raises BadRequest."""
+        text = self.query(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= most:
+            raise BadRequest(f"{name} is a whole number from 1 to {most}")
+        return int(text)

@@ -1,0 +1,70 @@
+"""One timer for all readers: who has been silent or stuck for too long is looked after at the next round.
+
+A round a second, and only while there are readers. A reader waits in the bucket of the second it is due in; most have
+moved on by then and are put into a later one, so a reader that is busy costs nothing between its rounds.
+
+Knows the loop's clock and two methods of a reader; nothing of streams or sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Final, Protocol
+
+ROUND_SECONDS: Final = 1.0
+
+
+class Looked(Protocol):
+    """Somebody who is looked after."""
+
+    def due(self) -> float:
+        """When to look next, on the loop's clock."""
+
+    def look_after(self) -> None:
+        """The time has come. Must not raise."""
+
+
+class Rounds:
+    """Belongs to the event loop of its first `add`."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, set[Looked]] = {}
+        self._bucket_of: dict[Looked, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Rounds [{len(self._bucket_of)} looked after]>"
+
+    def add(self, one: Looked) -> None:
+        self._put(one, one.due())
+        if self._timer is None:
+            self._arm()
+
+    def discard(self, one: Looked) -> None:
+        second = self._bucket_of.pop(one, None)
+        if second is not None:
+            self._buckets[second].discard(one)
+
+    def _put(self, one: Looked, due: float) -> None:
+        second = math.ceil(due / ROUND_SECONDS)
+        self._buckets.setdefault(second, set()).add(one)
+        self._bucket_of[one] = second
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(ROUND_SECONDS, self._round)
+
+    def _round(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for second in [second for second in self._buckets if second * ROUND_SECONDS <= now]:
+            for one in self._buckets.pop(second):
+                del self._bucket_of[one]
+                due = one.due()
+                if due <= now:
+                    one.look_after()
+                    due = now + ROUND_SECONDS
+                self._put(one, due)
+        self._timer = None
+        if self._bucket_of:
+            self._arm()

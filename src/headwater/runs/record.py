@@ -1,0 +1,117 @@
+"""What is known of a run, read from its stream: so any process can tell, at any time, also after the run's own is gone.
+
+Knows the names and labels of run streams and the events in them; starts and stops nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final, Literal
+
+import msgspec
+
+from headwater.agui import decode
+from headwater.errors import RunNotFound, StreamNotFound
+from headwater.model import Head, Offset
+from headwater.streams import Streams
+
+PREFIX: Final = "runs/"
+KIND: Final = "run"
+"""The label that tells leases how such a stream is to be ended."""
+
+INPUT: Final = "run.input"
+"""Name of the CUSTOM event, second in every run, whose value is the input as it was given."""
+
+TITLE_CHARACTERS: Final = 80
+
+Status = Literal["running", "completed", "failed", "cancelled"]
+_STATUS: Final[dict[str, Status]] = {"completed": "completed", "cancelled": "cancelled"}
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One run as `GET /v1/runs/{id}` tells it. Times are ms since 1970."""
+
+    id: str
+    agent: str
+    thread_id: str
+    status: Status
+    created: int
+    title: str = ""
+    ended: int | None = None
+    input: Any = None
+    """As it was posted; None where only the head was read."""
+    usage: list[dict[str, Any]] | None = None
+    error: dict[str, str] | None = None
+    result: Any = None
+
+
+def new_id(now: int) -> str:
+    """A run's id: unguessable, and sortable by the time of its making."""
+    return f"{now:012x}{secrets.token_hex(16)}"
+
+
+def stream_of(run_id: str) -> str:
+    return PREFIX + run_id
+
+
+def title_of(given: Any) -> str:
+    """What a list of runs shows: the beginning of the last thing that a person said."""
+    text = given
+    if isinstance(given, list):
+        said = [item for item in given if isinstance(item, dict) and item.get("role") == "user"]
+        text = said[-1].get("content") if said else ""
+    text = text if isinstance(text, str) else ""
+    return " ".join(text.split())[:TITLE_CHARACTERS]
+
+
+def record_of(run_id: str, head: Head) -> Record:
+    """What the head alone tells."""
+    labels = head.labels
+    return Record(
+        id=run_id,
+        agent=labels.get("agent", ""),
+        thread_id=labels.get("thread", ""),
+        status=_STATUS.get(head.outcome or "", "failed") if head.closed else "running",
+        created=head.created,
+        title=labels.get("title", ""),
+        ended=head.appended if head.closed else None,
+    )
+
+
+async def read_head(streams: Streams, run_id: str) -> Head:
+    """The head of a run's stream. Raises RunNotFound."""
+    try:
+        return await streams.head(stream_of(run_id))
+    except StreamNotFound:
+        raise RunNotFound("no such run") from None
+
+
+async def read_record(streams: Streams, run_id: str) -> Record:
+    """All that is known of a run: its input from its first events, its end from its last. Raises RunNotFound."""
+    head = await read_head(streams, run_id)
+    record = record_of(run_id, head)
+    given = await streams.read(stream_of(run_id), Offset(head.generation, 1), max_bytes=1)
+    changes: dict[str, Any] = {}
+    if given.messages:
+        changes["input"] = decode(given.messages[0].data).get("value")
+    if head.closed:
+        last = await streams.read(stream_of(run_id), Offset(head.generation, head.tail - 1), max_bytes=1)
+        changes |= _ending(decode(last.messages[0].data))
+    return msgspec.structs.replace(record, **changes)
+
+
+def _ending(terminal: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"usage": terminal.get("usage")}
+    if terminal["type"] == "RUN_ERROR":
+        found["error"] = {"code": terminal.get("code", ""), "message": terminal.get("message", "")}
+    else:
+        found["result"] = terminal.get("result")
+    return found
+
+
+async def list_records(streams: Streams, *, before: str | None, limit: int) -> tuple[list[Record], str | None]:
+    """Runs, newest first, and the id to give as `before` for the next ones (None: these were all)."""
+    after = None if before is None else stream_of(before)
+    found = await streams.list(PREFIX, after=after, limit=limit, newest=True)
+    records = [record_of(name.removeprefix(PREFIX), head) for name, head in found]
+    return records, records[-1].id if len(records) == limit else None

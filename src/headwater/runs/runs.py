@@ -1,0 +1,324 @@
+"""Runs: start (once, whatever is retried), look up, follow, cancel from anywhere, and end what a dead process left.
+
+Knows streams, sources and the supervisor; no HTTP but the response that an endpoint returns. A run's stream is
+`runs/{id}`: RUN_STARTED, its input, its events, one terminal event, closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from starlette.datastructures import Headers, QueryParams
+
+from headwater.agui import CustomEvent, OpenParts, decode, encode, run_error, run_started
+from headwater.decide import Append, Create, Item
+from headwater.delivery import Delivery
+from headwater.errors import (
+    AgentNotFound,
+    BadRequest,
+    Draining,
+    HeadwaterError,
+    KeyReused,
+    NotAcceptable,
+    StreamExists,
+    StreamNotFound,
+)
+from headwater.following import Following
+from headwater.formats import accepted
+from headwater.formats.format import Format
+from headwater.formats.lines import Lines
+from headwater.formats.run_text import RunText
+from headwater.formats.sse import ServerSentEvents
+from headwater.model import Config, Head
+from headwater.runs.record import (
+    INPUT,
+    KIND,
+    Record,
+    list_records,
+    new_id,
+    read_head,
+    read_record,
+    record_of,
+    stream_of,
+    title_of,
+)
+from headwater.runs.supervisor import INTERRUPTED, Supervised, Supervisor
+from headwater.sources import Source
+from headwater.streams import Streams
+
+KEY_TTL_SECONDS: Final = 24 * 3600
+"""How long an Idempotency-Key is remembered: longer than anybody retries, short enough to forget."""
+
+CONTROL_TTL_SECONDS: Final = 3600
+
+_JSON: Final = "application/json"
+
+
+class Run:
+    """A run somewhere: made by this process, by another, or finished long ago."""
+
+    def __init__(self, runs: Runs, run_id: str, *, started: bool) -> None:
+        self.id = run_id
+        self.started = started
+        """It was started by the call that gave this object; False: it was there already."""
+        self._runs = runs
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}>"
+
+    @property
+    def stream(self) -> str:
+        """Name of its stream."""
+        return stream_of(self.id)
+
+    async def record(self) -> Record:
+        """What is known of it now."""
+        return await self._runs.record(self.id)
+
+    async def cancel(self) -> None:
+        """Stop it, wherever it is made; its stream then ends as cancelled. Finished runs stay as they are."""
+        await self._runs.cancel(self.id)
+
+    async def wait(self) -> Record:
+        """Until it has ended, however it ends."""
+        async for page in self._runs.streams.follow(self.stream, "now"):
+            if page.closed:
+                break
+        return await self.record()
+
+    def response(
+        self, request: object = None, *, status_code: int = 200, headers: dict[str, str] | None = None
+    ) -> Following:
+        """Its events for the client that asks, from where that client was: return this from an endpoint.
+
+        `request` is accepted so that the call reads like other responses; all that counts is read when it is sent.
+        """
+        own = {"x-run-id": self.id, **(headers or {})}
+        return Following(self._runs.delivery, self.stream, choose_format, status_code=status_code, headers=own)
+
+
+class Runs:
+    """The runs of one Streams, and the agents that can be run."""
+
+    def __init__(self, streams: Streams, *agents: Any, delivery: Delivery | None = None) -> None:
+        """`agents`: Agents of the OpenAI Agents SDK, or Sources."""
+        self.streams = streams
+        self.delivery = delivery or Delivery(streams)
+        self.agents: dict[str, Source] = {}
+        self._supervisor = Supervisor()
+        self._control: asyncio.Task[None] | None = None
+        for agent in agents:
+            self.register(agent)
+
+    def __repr__(self) -> str:
+        return f"<Runs of {', '.join(self.agents) or 'no agents'} {self._supervisor!r}>"
+
+    def register(self, agent: Any, name: str | None = None) -> Source:
+        """Make an agent startable under `name`, by default the slug of its own."""
+        source = as_source(agent)
+        self.agents[name or source.name] = source
+        return source
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin to look after runs: end those whose process is gone, hear of cancellations. Streams must be open."""
+        if self._control is not None:
+            return
+        self.streams.leases.finisher(KIND, self._finish_orphan)
+        with suppress(HeadwaterError):  # tried again every few seconds by the leases
+            await self.streams.leases.finish_orphans()
+        self._control = asyncio.create_task(self._hear(), name="headwater-runs-control")
+
+    async def interrupt(self) -> None:
+        """End the runs made here, because the process ends; their streams say so when this returns."""
+        await self._supervisor.interrupt()
+
+    async def aclose(self) -> None:
+        """End the runs made here as interrupted; their streams are closed when this returns."""
+        await self.interrupt()
+        if self._control is not None:
+            self._control.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._control
+            self._control = None
+            with suppress(HeadwaterError):
+                await self.streams.delete(self._control_stream(self.streams.leases.owner))
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        await self.aclose()
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        agent: Any,
+        input: Any,  # noqa: A002 -- AG-UI's word
+        *,
+        thread_id: str | None = None,
+        idempotency_key: str | None = None,
+        principal: str = "",
+    ) -> Run:
+        """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
+
+        `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
+        gives the same run and starts nothing; another call with that key raises KeyReused. Raises AgentNotFound,
+        BadRequest, Draining.
+        """
+        name, source = self._named(agent)
+        if self.streams.draining:
+            raise Draining("the server is going away; connect again")
+        body = _as_json({"agent": name, "input": input, "thread_id": thread_id})
+        run_id = new_id(self.streams.clock())
+        if idempotency_key is not None:
+            run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
+            if not fresh and await self._exists(run_id):
+                return Run(self, run_id, started=False)
+        started = await self._begin(run_id, thread_id or f"th_{run_id}", name, source, input)
+        return Run(self, run_id, started=started)
+
+    def _named(self, agent: Any) -> tuple[str, Source]:
+        if not isinstance(agent, str):
+            source = as_source(agent)
+            return source.name, source
+        known = self.agents.get(agent)
+        if known is None:
+            names = ", ".join(sorted(self.agents)) or "none"
+            raise AgentNotFound(f"no agent is registered as {agent!r}; there are: {names}")
+        return agent, known
+
+    async def _claim(self, key: str, principal: str, body: bytes, run_id: str) -> tuple[str, bool]:
+        """The run that `key` stands for, and whether it is claimed now. Raises KeyReused."""
+        digest = hashlib.sha256(body).hexdigest()
+        name = f"headwater/keys/{hashlib.sha256(_as_json([principal, key])).hexdigest()}"
+        claim = Item(_as_json({"run": run_id, "body": digest}))
+        decision = await self.streams.carry_out(name, Create(Config(_JSON, KEY_TTL_SECONDS), [claim]))
+        if decision.what == "created":
+            return run_id, True
+        held = msgspec.json.decode((await self.streams.read(name)).messages[0].data)
+        if held["body"] != digest:
+            raise KeyReused("this Idempotency-Key was used for another request")
+        return held["run"], False
+
+    async def _exists(self, run_id: str) -> bool:
+        try:
+            await self.streams.head(stream_of(run_id))
+        except StreamNotFound:
+            return False  # whoever claimed the key died before it started the run: start it now
+        return True
+
+    async def _begin(self, run_id: str, thread_id: str, name: str, source: Source, given: Any) -> bool:
+        started = [run_started(thread_id, run_id), CustomEvent(name=INPUT, value=given)]
+        labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(given)}
+        writer = self.streams.writer(stream_of(run_id), labels=labels)
+        try:
+            if not await writer.open(*[encode(event) for event in started]):
+                return False
+        except StreamExists:
+            return False  # the same request, retried at the same time, was quicker, and its run has ended already
+        self._supervisor.start(Supervised(run_id, thread_id, writer, started), source, given)
+        return True
+
+    # -- everything else ----------------------------------------------------------------------------------------------
+
+    async def get(self, run_id: str) -> Run:
+        """A run by its id. Raises RunNotFound."""
+        await read_head(self.streams, run_id)
+        return Run(self, run_id, started=False)
+
+    async def record(self, run_id: str) -> Record:
+        """What is known of a run. Raises RunNotFound."""
+        return await read_record(self.streams, run_id)
+
+    async def list(self, *, before: str | None = None, limit: int = 50) -> tuple[list[Record], str | None]:
+        """Runs, newest first, and what to give as `before` for the next ones."""
+        return await list_records(self.streams, before=before, limit=limit)
+
+    async def cancel(self, run_id: str) -> Record:
+        """Ask for a run's end. It comes through the run's stream; a run that has ended stays as it is."""
+        head = await read_head(self.streams, run_id)
+        if not head.closed and not self._supervisor.stop(run_id) and head.owner is not None:
+            name = self._control_stream(head.owner)
+            await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
+            await self.streams.append(name, {"cancel": run_id})
+        return record_of(run_id, head)
+
+    def statistics(self) -> dict[str, int]:
+        """Runs that are being made here."""
+        return {"running": len(self._supervisor)}
+
+    def _control_stream(self, owner: str) -> str:
+        return f"headwater/control/{owner}"
+
+    async def _hear(self) -> None:
+        """Carry out what other processes ask of the runs made here."""
+        name = self._control_stream(self.streams.leases.owner)
+        while True:
+            try:
+                await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
+                async for page in self.streams.follow(name):
+                    for message in page.messages:
+                        self._supervisor.stop(msgspec.json.decode(message.data)["cancel"])
+            except HeadwaterError:
+                await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
+
+    async def _finish_orphan(self, name: str, head: Head) -> None:
+        """End a run whose process is gone, so that its readers are told."""
+        parts = OpenParts()
+        offset: Any = None
+        while True:
+            page = await self.streams.read(name, offset)
+            for message in page.messages:
+                parts.feed(decode(message.data))
+            offset = page.next
+            if page.up_to_date:
+                break
+        last = [*parts.closing_events(), run_error(*INTERRUPTED)]
+        items = [Item(encode(event)) for event in last]
+        await self.streams.carry_out(name, Append(items, close=True, outcome="failed"))
+
+
+def as_source(agent: Any) -> Source:
+    """What can be run, as a Source. Raises BadRequest for what cannot."""
+    if type(agent).__module__.partition(".")[0] == "agents":
+        from headwater.sources.openai_agents import OpenAIAgent
+
+        return OpenAIAgent(agent)
+    if callable(getattr(agent, "run", None)) and isinstance(getattr(agent, "name", None), str):
+        source: Source = agent
+        return source
+    raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
+
+
+def choose_format(_: Head, headers: Headers, query: QueryParams) -> Format:
+    """The format of a run's events for this request: `?format=`, else Accept, else SSE."""
+    name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
+    make = _FORMATS.get(name)
+    if make is None:
+        raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
+    return make()
+
+
+_FORMATS: Final[dict[str, Callable[[], Format]]] = {
+    # Data only: AG-UI clients take every event for data, whatever its name, and each run has a terminal event anyway.
+    "sse": lambda: ServerSentEvents(_JSON, named=False),
+    "ndjson": lambda: Lines(_JSON, tells_failure=True),
+    "text": RunText,
+}
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value, order="sorted")
+    except (TypeError, ValueError) as error:
+        raise BadRequest("the input is not JSON") from error

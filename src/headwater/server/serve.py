@@ -1,0 +1,163 @@
+"""Configuration, start and end of a serving process.
+
+Knows how the parts are put together: store, runs, auth, origins, uvicorn. Invariant: everything is opened before the
+first connection is accepted, and every error on the way is one of ours that says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import math
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final
+
+from headwater.delivery import Delivery, Policy
+from headwater.errors import BadRequest, MissingExtra
+from headwater.http.app import App, Page
+from headwater.http.auth import Keys, OpenDoor
+from headwater.http.lifespan import drain, opened
+from headwater.http.origins import LOOPBACK, Origins
+from headwater.runs import Runs
+from headwater.server.connection import Protocol, listen
+from headwater.streams import Streams
+
+try:
+    import uvicorn
+    import uvloop
+except ImportError as error:
+    raise MissingExtra("server", "uvicorn, uvloop or httptools") from error
+
+DEFAULT_PORT: Final = 4437  # Durable Streams' own
+LAST_SECONDS: Final = 1.0
+"""Of the grace period, kept for closing the store and the process itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What `headwater serve` can be told."""
+
+    store: str = "sqlite:///headwater.db"
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    agents: Sequence[tuple[str | None, object]] = ()
+    """(name or None for the agent's own, agent)."""
+    auth: str | None = None
+    """Path of a key file (headwater.http.auth)."""
+    insecure: bool = False
+    """Serve other machines without keys."""
+    cors_origins: Sequence[str] = (LOOPBACK,)
+    grace: float = 10.0
+    """Seconds from SIGTERM to the end, whatever readers do. Kubernetes kills after 30, systemd after 90, Docker after
+    10: a run of the last kind wants --grace 8."""
+    heartbeat: float = 15.0
+    long_poll: float = 30.0
+    log_level: str = "info"
+    pages: Mapping[str, Page] = field(default_factory=dict)
+    """Answers for further exact paths."""
+
+
+def check(config: ServeConfig) -> None:
+    """Raises BadRequest for what must not be served."""
+    if config.auth is None and not config.insecure and not is_loopback(config.host):
+        raise BadRequest(
+            f"{config.host} is reachable from other machines, and there are no keys: give --auth keys.toml, "
+            "or say --insecure if everybody who can reach it may do everything"
+        )
+    if not 1 <= config.heartbeat <= 3600 or not 1 <= config.grace <= 3600 or not 0 < config.long_poll <= 3600:
+        raise BadRequest("--heartbeat, --grace and --long-poll-timeout are seconds, from 1 to 3600")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> int:
+    """Serve until told to stop; the exit status. `ready` is called with the URL when connections are accepted."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(config, ready))
+    return 0
+
+
+async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None) -> None:
+    """The same on a running loop. Raises BadRequest, PortTaken, StoreFileUnusable, StoreUnavailable."""
+    check(config)
+    auth = OpenDoor() if config.auth is None else Keys.from_file(config.auth)
+    # Without keys the only guard is being on loopback, and a page may reach that by a name that lies.
+    hosts = None if config.auth is not None or config.insecure else [config.host]
+    streams = Streams(config.store)
+    delivery = Delivery(streams, Policy(heartbeat_seconds=config.heartbeat))
+    runs = _runs(streams, delivery, config)
+    app = App(
+        streams,
+        runs,
+        auth=auth,
+        origins=Origins(config.cors_origins, hosts),
+        delivery=delivery,
+        long_poll_seconds=config.long_poll,
+        pages=config.pages,
+    )
+    listening = listen(config.host, config.port)
+    try:
+        async with opened(streams, runs, on_signals=False):
+            server = _Server(_uvicorn(app, config), streams, runs)
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            server.on_started = lambda: ready(f"http://{host}:{listening.getsockname()[1]}") if ready else None
+            await server.serve(sockets=[listening])
+    finally:
+        listening.close()
+
+
+def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs:
+    runs = Runs(streams, delivery=delivery)
+    for name, agent in config.agents:
+        source = runs.register(agent, name)
+        logging.getLogger("headwater.server").info("agent %s is registered", name or source.name)
+    return runs
+
+
+def _uvicorn(app: App, config: ServeConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        log_level=config.log_level,
+        access_log=False,  # it would write queries, and what is in them, into the log
+        server_header=False,
+        timeout_graceful_shutdown=max(1, math.floor(config.grace - LAST_SECONDS)),
+    )
+
+
+class _Server(uvicorn.Server):
+    """Drains before uvicorn waits for open responses, and does not end the process by the signal it was sent."""
+
+    def __init__(self, config: uvicorn.Config, streams: Streams, runs: Runs) -> None:
+        super().__init__(config)
+        self.on_started: Callable[[], None] = lambda: None
+        self._streams, self._runs = streams, runs
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def main_loop(self) -> None:
+        self.on_started()
+        await super().main_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(drain(self._streams, self._runs))
