@@ -184,7 +184,9 @@ def _remote_model(client: AsyncOpenAI) -> Model:
 def _local_client(base_url: str) -> AsyncOpenAI:
     # trust_env=False: a proxy of the environment has no business with our loopback.
     http = DefaultAsyncHttpxClient(trust_env=False)
-    return AsyncOpenAI(base_url=base_url, api_key="local", max_retries=0, http_client=http)
+    # The engine closes a connection after 5 s of silence or 100 requests, at times just as the next request leaves.
+    fresh = {"Connection": "close"}
+    return AsyncOpenAI(base_url=base_url, api_key="local", max_retries=0, http_client=http, default_headers=fresh)
 
 
 # --- a small model that calls tools ----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def new_id(now: int) -> str:
     """A run's id: unguessable, and sortable by the time of its making."""
-    return f"{now:012x}{secrets.token_hex(16)}"
+    return f"{now:012x}{secrets.token_urlsafe(16)}"
 
 
 def stream_of(run_id: str) -> str:

@@ -7,7 +7,6 @@
 const FIRST_WAIT = 400;
 const LONGEST_WAIT = 5000;
 const REQUEST_TIMEOUT = 15000;
-const PAGE = 50;
 /** Statuses by which a proxy, or a server that is going away, says that nobody is there to answer. */
 const UNREACHABLE = new Set([502, 503, 504]);
 
@@ -61,7 +60,8 @@ async function request(path, { signal, ...options } = {}) {
   signal?.addEventListener("abort", pass, { once: true });
   if (signal?.aborted) pass();
   try {
-    const response = await fetch(path, { ...options, signal: abort.signal, cache: "no-store" });
+    const headers = { Accept: "application/json", ...options.headers };
+    const response = await fetch(path, { ...options, headers, signal: abort.signal, cache: "no-store" });
     const body = await response.json().catch(() => ({}));
     if (!UNREACHABLE.has(response.status)) connection.ok();
     if (!response.ok) throw new ApiError(response.status, body.error);
@@ -94,13 +94,9 @@ export const getRun = (id, signal) => insist(runPath(id), { signal });
 export const cancelRun = (id) => insist(`${runPath(id)}/cancel`, { method: "POST" });
 export const eventsUrl = (id, offset) => `${runPath(id)}/events${offset ? `?offset=${encodeURIComponent(offset)}` : ""}`;
 
-/** One page of runs, newest first: { runs, next }. Tried once: the caller polls. */
-export function listRuns({ cursor, thread } = {}) {
-  const query = new URLSearchParams({ limit: PAGE });
-  if (cursor) query.set("cursor", cursor);
-  if (thread) query.set("thread_id", thread);
-  return request(`v1/runs?${query}`);
-}
+/** One page of runs, newest first: { runs, next }; `next` is the next page's `before`. Tried once: the caller polls. */
+export const listRuns = ({ limit = 50, before } = {}) =>
+  request(`v1/runs?${new URLSearchParams({ limit, ...(before && { before }) })}`);
 
 /** Starts a run, or attaches to the one that an earlier try with the same key has started. */
 export const startRun = ({ key, body }, signal) =>

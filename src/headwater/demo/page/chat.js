@@ -4,21 +4,23 @@
  * The thread is in the URL's hash, so a reload, a second tab or a shared link shows the same. See conversation.js for what
  * is true, run-state.js for how events become a state, turn-view.js for how a state becomes elements.
  *
- * Hooks for tests, kept stable: #composer #send #stop #new #newest #menu #threads #empty #notice #status, body[data-connection],
- * body[data-running], [data-run] with [data-status], [data-role=user|assistant], [data-role=assistant] .text, [data-message],
- * [data-tool] with [data-phase], [data-action=retry], #threads a[data-thread] with [data-status].
+ * Hooks for tests, kept stable: #composer #send #stop #new #newest #menu #threads #empty #notice #status,
+ * body[data-connection], body[data-running], [data-run] with [data-status], [data-role=user|assistant],
+ * [data-role=assistant] .text, [data-message], [data-tool] with [data-phase], [data-action=retry],
+ * #threads a[data-thread] with [data-status].
  */
 import { about, connection, freshKey, listRuns } from "./api.js";
 import { Conversation, outbox } from "./conversation.js";
 import { isEnded } from "./run-state.js";
 import { stickToEnd } from "./scroll.js";
-import { sidebarView, threadOf, threadsOf } from "./sidebar-view.js";
+import { sidebarView, threadsOf } from "./sidebar-view.js";
 import { make, turnView } from "./turn-view.js";
 
 const POLL = 3000;
 const POLL_LOST = 1000;
-/** Pages of the list read for one thread; a bound, so that a server that ignores the filter is not read for ever. */
-const THREAD_PAGES = 20;
+/** How much of the past is read at once, and how often at most to find all runs of one thread. */
+const OLDER = 200;
+const OLDER_PAGES = 20;
 /** A tab hidden for so long gives its connections back: a browser has six for all tabs of a host. */
 const REST = 15000;
 /** A cut shorter than this is not worth a person's attention. */
@@ -40,6 +42,9 @@ const announced = new WeakMap();
 const dirty = new Set();
 let frame = 0;
 
+const SPOKEN = {
+  waiting: "", running: "Answering", completed: "Answer finished", cancelled: "Answer stopped", failed: "The answer failed",
+};
 const announce = (text) => ($("status").textContent = text);
 
 // --- drawing ---------------------------------------------------------------------------------------------------------
@@ -62,20 +67,20 @@ function drawTurn(turn, now) {
   const view = views.get(turn);
   if (turn.run) view.setRun(turn.run.id);
   view.setQuestion(turn.question, turn.repeated);
-  view.draw(turn.state, { now, sending: turn.sending, canRetry: conversation.canRetry(turn) });
+  view.draw(turn, { now, canRetry: conversation.canRetry(turn) });
   speak(turn);
 }
 
 /** Tells a screen reader the turns of events, never single tokens, and nothing about answers from before. */
 function speak(turn) {
   const last = turn.state.parts.at(-1);
-  const news = turn.sending ? "" : last?.kind === "tool" && last.phase === "running" ? `Using ${last.name}` : turn.state.status;
+  const using = last?.kind === "tool" && last.phase === "running" && `Using ${last.name}`;
+  const news = turn.sending ? "" : using || turn.state.status;
   if (announced.get(turn) === news) return;
   const live = announced.has(turn);
   announced.set(turn, news);
-  if (!live || turn !== conversation.turns.at(-1) || (turn.run && turn.run.status !== "running")) return;
-  const words = { running: "Answering", completed: "Answer finished", cancelled: "Answer stopped", failed: "The answer failed" };
-  announce(words[news] ?? (news === "waiting" ? "" : news));
+  if (!live || !turn.live || turn !== conversation.turns.at(-1)) return;
+  announce(SPOKEN[news] ?? news);
 }
 
 function drawControls() {
@@ -98,7 +103,7 @@ function arrange() {
   conversation.turns.forEach((turn, index) => {
     if (!views.has(turn)) {
       views.set(turn, turnView({ onRetry: () => conversation.retry(turn, agent) }));
-      if (!turn.run || turn.run.status === "running") turn.ended.then(poll);
+      if (turn.live) turn.ended.then(poll);
     }
     const { element } = views.get(turn);
     if (transcript.children[index] !== element) transcript.insertBefore(element, transcript.children[index] ?? null);
@@ -110,7 +115,8 @@ function drawSidebar() {
   const threads = threadsOf(runs.values());
   drawThreads(threads, thread, Date.now());
   $("older").hidden = !older;
-  const title = threads.find(({ id }) => id === thread)?.title || conversation?.turns[0]?.question.slice(0, 80) || "New conversation";
+  const known = threads.find(({ id }) => id === thread)?.title || conversation?.turns[0]?.question.slice(0, 80);
+  const title = known || "New conversation";
   $("title").textContent = title;
   document.title = thread ? `${title} · Headwater` : "Headwater";
 }
@@ -142,22 +148,19 @@ async function poll() {
   }
 }
 
-/** All runs of a thread, also those that are too old for the list. */
+/** All runs of a thread, however old: the list has no order by thread, so it is read to its end, once for all threads. */
 async function readThread(asked) {
-  let cursor;
-  for (let page = 0; page < THREAD_PAGES; page++) {
-    const { runs: found, next } = await listRuns({ thread: asked.thread, cursor });
+  asked.merge([...runs.values()]);
+  for (let page = 0; older && page < OLDER_PAGES; page++) {
+    await showOlder();
     if (asked !== conversation) return;
-    for (const run of found) if (threadOf(run) === asked.thread) runs.set(run.id, run);
-    asked.merge(found);
-    cursor = next;
-    if (!cursor) break;
+    asked.merge([...runs.values()]);
   }
   complete = true;
 }
 
 async function showOlder() {
-  const page = await listRuns({ cursor: older });
+  const page = await listRuns({ limit: OLDER, before: older });
   for (const run of page.runs) runs.set(run.id, run);
   older = page.next;
   drawSidebar();

@@ -5,8 +5,9 @@
  * Invariant: what is shown comes from the server only (the list of runs, each run's input, each run's events). The one
  * thing kept in the browser is a send that was not yet confirmed, with its Idempotency-Key, so that it survives a reload.
  *
- * A turn is { run, input, question, repeated, state, sending, ended } where `run` is null until the server confirmed it, and
- * `ended` is a promise of the moment when both input and terminal event are known.
+ * A turn is { run, input, question, repeated, state, sending, ours, live, ended } where `run` is null until the server
+ * confirmed it, `ours` says that this page started it, `live` that it was seen before its end, and `ended` is a promise of
+ * the moment when both input and terminal event are known.
  */
 import { cancelRun, connection, freshKey, getRun, startRun } from "./api.js";
 import { follow } from "./follow.js";
@@ -34,7 +35,8 @@ export const outbox = {
 };
 
 const messagesOf = (input) => (typeof input === "string" ? [{ role: "user", content: input }] : (input ?? []));
-const textOf = (content) => (typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join(""));
+const textOf = (content) =>
+  typeof content === "string" ? content : (content ?? []).map((part) => part.text ?? "").join("");
 const lastQuestion = (input) => textOf(input.findLast((message) => message.role === "user")?.content);
 
 /** The messages that a new question goes behind: what the last run was given, and what it answered. */
@@ -60,7 +62,7 @@ export class Conversation {
   #closed = false;
   #sending = null;
 
-  /** `onChange(turn)` after each change of a turn; `onTurns()` when turns came or went; `onReturn(text)` gives a send back. */
+  /** Calls onChange(turn) after each change of a turn, onTurns() when turns came or went, onReturn(text) to give a send back. */
   constructor(thread, { onChange, onTurns, onReturn }) {
     Object.assign(this, { thread, onChange, onTurns, onReturn, turns: [] });
     const send = outbox.get();
@@ -125,7 +127,8 @@ export class Conversation {
   }
 
   #turn(run, input, question) {
-    const turn = { run, input, question, repeated: false, state: emptyRun, sending: !run };
+    const turn = { run, input, question, repeated: false, state: emptyRun, sending: !run, ours: !run };
+    turn.live = !run || run.status === "running";
     turn.ended = new Promise((resolve) => (turn.end = resolve));
     return turn;
   }
@@ -163,8 +166,7 @@ export class Conversation {
   }
 
   #fail(turn, error) {
-    const now = Date.now();
-    turn.state = reduce(turn.state, "", { type: "RUN_ERROR", code: error.code, message: error.message }, now);
+    turn.state = reduce(turn.state, "", { type: "RUN_ERROR", code: error.code, message: error.message }, null);
     turn.end();
     this.onChange(turn);
   }
@@ -210,7 +212,7 @@ export class Conversation {
     if (this.#closed) return;
     turn.follow = follow(turn.run.id, {
       onEvent: (offset, event) => {
-        turn.state = reduce(turn.state, offset, event, Date.now());
+        turn.state = reduce(turn.state, offset, event, turn.ours ? Date.now() : null);
         if (isEnded(turn.state)) turn.end();
         this.onChange(turn);
       },
@@ -225,6 +227,9 @@ export class Conversation {
     const silent = run.status !== "running" && turn.follow && !isEnded(turn.state);
     if (silent && turn.suspect === turn.state.offset && connection.state !== "lost") turn.follow.resume({ force: true });
     turn.suspect = silent ? turn.state.offset : null;
+    if (run.status === turn.run.status) return;
+    turn.run = run;
+    this.onChange(turn);
   }
 
   #markRepeated() {

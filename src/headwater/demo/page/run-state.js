@@ -6,7 +6,7 @@
  * with `===`); an offset at or before `state.offset` changes nothing, so seeing an event twice does no harm; nothing
  * follows the terminal event; an event type we do not know only moves the offset.
  *
- * A state is { offset, status, step, parts, error, tokens, startedAt, endedAt } with
+ * A state is { offset, status, step, parts, error, tokens } with
  *   status  waiting | running | completed | failed | cancelled
  *   parts   in order of first appearance, each { kind, id, … }:
  *           text      { text, open, retracted }            retracted: null or the reason
@@ -14,10 +14,10 @@
  *           tool      { name, args, phase, message, fraction, result, startedAt, endedAt }   phase: calling | running | done
  *           handoff   { from, to }
  *   error   null or { code, message }
- *   times   ms since the epoch, or null
+ *   times   ms since the epoch, or null where nobody knows: they come from the events, or else from their arrival
  */
 export const emptyRun = Object.freeze({
-  offset: "", status: "waiting", step: null, parts: Object.freeze([]), error: null, tokens: null, startedAt: null, endedAt: null,
+  offset: "", status: "waiting", step: null, parts: Object.freeze([]), error: null, tokens: null,
 });
 
 const ENDED = new Set(["completed", "failed", "cancelled"]);
@@ -25,7 +25,7 @@ const ENDED = new Set(["completed", "failed", "cancelled"]);
 /** True once the terminal event of the run (or, for a listed run, its end) was seen. */
 export const isEnded = ({ status }) => ENDED.has(status);
 
-/** The state after `event`, which the stream holds at `offset`, and which reached us at `now` (ms). */
+/** The state after `event`, which the stream holds at `offset`. `now` (ms) is when it was made, or null for a replay. */
 export function reduce(state, offset, event, now) {
   if (offset && offset <= state.offset) return state;
   const change = isEnded(state) ? null : CHANGES[event.type]?.(state, event, event.timestamp ?? now);
@@ -53,13 +53,13 @@ const alterReasoning = (state, event, change) => alter(state, is("reasoning", ev
 const alterTool = (state, id, change) => alter(state, is("tool", id), change);
 
 /** The end of the run: what was open is closed, tools that never answered are cut short. */
-function end(state, status, at, more) {
+function end(state, status, usage, at, error = null) {
   const parts = state.parts.map((part) => {
     if (part.kind === "tool" && part.phase !== "done") return { ...part, phase: "done", endedAt: at };
     if (part.open) return { ...part, open: false, endedAt: at };
     return part;
   });
-  return { status, parts, step: null, endedAt: at, ...more };
+  return { status, parts, step: null, error, tokens: outputTokens(usage) };
 }
 
 function outputTokens(usage) {
@@ -82,7 +82,7 @@ const CUSTOM = {
 };
 
 const CHANGES = {
-  RUN_STARTED: (state, event, at) => ({ status: "running", startedAt: at }),
+  RUN_STARTED: () => ({ status: "running" }),
   STEP_STARTED: (state, { stepName }) => ({ step: stepName }),
   STEP_FINISHED: () => ({ step: null }),
 
@@ -108,6 +108,7 @@ const CHANGES = {
   CUSTOM: (state, { name, value }, at) => CUSTOM[name]?.(state, value ?? {}, at),
 
   RUN_FINISHED: (state, { outcome, usage }, at) =>
-    end(state, outcome?.type === "cancelled" ? "cancelled" : "completed", at, { tokens: outputTokens(usage) }),
-  RUN_ERROR: (state, { code, message }, at) => end(state, "failed", at, { error: { code: code ?? "error", message: message ?? "" } }),
+    end(state, outcome?.type === "cancelled" ? "cancelled" : "completed", usage, at),
+  RUN_ERROR: (state, { code, message, usage }, at) =>
+    end(state, "failed", usage, at, { code: code ?? "error", message: message ?? "" }),
 };

@@ -4,7 +4,7 @@
 import { make } from "./turn-view.js";
 
 /** A run that names no thread is a conversation of its own. */
-export const threadOf = (run) => run.thread_id ?? run.id;
+export const threadOf = (run) => run.thread_id || run.id;
 export const byAge = (a, b) => a.created - b.created || (a.id < b.id ? -1 : 1);
 
 /** Runs -> threads [{ id, title, status, time }], newest first; the title is that of the first run we know. */
@@ -55,7 +55,7 @@ function row() {
   };
 }
 
-/** The list in `element`. Rows are kept and moved, so focus and scroll position stay. Returns draw(threads, current, now). */
+/** The list in `element`; rows are kept, so focus and scroll position stay. Returns draw(threads, current, now). */
 export function sidebarView(element) {
   const rows = new Map();
   return (threads, current, now) => {

@@ -3,7 +3,7 @@
  *
  * Knows the DOM and the shape of a run's state; must not know the network. Text from outside becomes text nodes, never markup.
  * `draw` is called at most once per animation frame; it skips parts that are still the same object, and text that only
- * grew is appended to the one text node of its part, so a token costs one DOM write and no layout but that of its line.
+ * grew is appended to the one text node of its part, so tokens cost one DOM write and the layout of their line.
  * Rows that come and go (progress, result, the line under the answer) have their space reserved from the start.
  */
 import { isEnded } from "./run-state.js";
@@ -17,6 +17,7 @@ export function make(tag, className = "", properties = {}, ...children) {
 }
 
 const setText = (element, text) => element.textContent !== text && (element.textContent = text);
+const oneLine = (text) => text.replace(/\s+/g, " ").slice(0, 200);
 const seconds = (ms) => `${(Math.max(0, ms) / 1000).toFixed(1)} s`;
 
 function parsed(json) {
@@ -73,8 +74,8 @@ function reasoningPart() {
     element,
     draw(part) {
       element.toggleAttribute("data-open", part.open);
-      const took = part.endedAt - part.startedAt;
-      setText(label, part.open ? "Thoughts" : took >= 100 ? `Thought for ${seconds(took)}` : "Thoughts");
+      const timed = part.startedAt && part.endedAt;
+      setText(label, timed ? `Thought for ${seconds(part.endedAt - part.startedAt)}` : "Thoughts");
       show(part.text);
     },
   };
@@ -103,8 +104,8 @@ function toolPart(part) {
   let shown = part;
 
   const tick = (now) => {
-    const took = shown.startedAt === null ? 0 : (shown.endedAt ?? now) - shown.startedAt;
-    setText(time, took >= 100 ? seconds(took) : "");
+    const end = shown.phase === "done" ? shown.endedAt : now;
+    setText(time, shown.startedAt && end ? seconds(end - shown.startedAt) : "");
   };
   return {
     element,
@@ -115,7 +116,7 @@ function toolPart(part) {
       setText(fullArgs, pretty(part.args) || "none");
       if (part.fraction !== null) bar.value = part.fraction;
       setText(message, part.message ?? (part.phase === "calling" ? "Preparing" : "Running"));
-      setText(preview, part.result === null ? "Ended before it answered" : fieldLine(part.result).replace(/\s+/g, " ").slice(0, 200));
+      setText(preview, part.result === null ? "Ended before it answered" : oneLine(fieldLine(part.result)));
       setText(fullResult, part.result === null ? "none" : pretty(part.result));
       tick(now);
     },
@@ -133,14 +134,18 @@ function activity(state) {
   return state.step ? `Thinking (${state.step})` : "Thinking";
 }
 
-function summary(state) {
-  const took = state.startedAt && state.endedAt ? state.endedAt - state.startedAt : 0;
-  return [state.tokens && `${state.tokens} tokens`, took >= 100 && seconds(took)].filter(Boolean).join(" · ");
+/** What the line says in the end. How long it took is the server's word, so it does not change with who looks when. */
+function summary(state, run) {
+  const stopped = state.status === "cancelled" && "Stopped";
+  const tokens = state.tokens && `${state.tokens} tokens`;
+  return [stopped, tokens, run?.ended && seconds(run.ended - run.created)].filter(Boolean).join(" · ");
 }
 
-const INTERRUPTED = "The server went away during this answer.";
+function reasonOf({ code, message }) {
+  return code === "interrupted" ? "The server went away during this answer." : message || "The run failed.";
+}
 
-/** One turn's elements. `onRetry` is called by its "Try again" button. Returns { element, draw, tick, setQuestion, setRun }. */
+/** One turn's elements; "Try again" calls `onRetry`. Returns { element, draw, tick, setQuestion, setRun }. */
 export function turnView({ onRetry }) {
   const question = make("div", "bubble", { dir: "auto" });
   const user = make("div", "", {}, question);
@@ -181,7 +186,7 @@ export function turnView({ onRetry }) {
       setText(question, repeated ? "Tried again" : text);
       user.toggleAttribute("data-repeated", repeated);
     },
-    draw(state, { now, sending, canRetry }) {
+    draw({ state, run, sending }, { now, canRetry }) {
       if (state.parts.length === 0) {
         views.clear();
         parts.replaceChildren();
@@ -190,14 +195,12 @@ export function turnView({ onRetry }) {
       element.dataset.status = sending ? "sending" : state.status;
       failure.hidden = state.status !== "failed";
       retry.hidden = !canRetry;
-      if (state.error) setText(reason, state.error.code === "interrupted" ? INTERRUPTED : state.error.message || "The run failed.");
-      if (state.status === "cancelled") setText(foot, ["Stopped", summary(state)].filter(Boolean).join(" · "));
-      else if (isEnded(state)) setText(foot, summary(state));
-      else setText(foot, sending ? "Sending" : activity(state));
+      if (state.error) setText(reason, reasonOf(state.error));
+      setText(foot, isEnded(state) ? summary(state, run) : sending ? "Sending" : activity(state));
     },
     /** Moves on the clocks of running tools. */
     tick(now) {
-      for (const view of views.values()) if (view.part.kind === "tool" && view.part.endedAt === null) view.tick(now);
+      for (const view of views.values()) if (view.part.kind === "tool" && view.part.phase !== "done") view.tick(now);
     },
   };
 }
