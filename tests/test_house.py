@@ -21,7 +21,7 @@ FLOORS = {
     8: ("server",),
     7: ("http",),
     6: ("runs", "sources", "relays", "client"),
-    5: ("delivery",),
+    5: ("delivery", "rounds", "following", "problems"),
     4: ("streams", "commits", "cursor", "leases", "writer"),
     3: ("hub", "stores"),
     2: ("store", "decide", "positions", "wire", "formats"),

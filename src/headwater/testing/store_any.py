@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Final
 
 import msgspec
@@ -131,12 +132,16 @@ async def submissions_keep_their_order(store: Store) -> None:
     for count in range(40):
         for stream in streams:
             future = asyncio.ensure_future(stream.append(b"%d" % count) if count else stream.create(b"0"))
-            future.add_done_callback(lambda _, entry=(stream.name, count): told.append(entry))
+            future.add_done_callback(functools.partial(_note, told, (stream.name, count)))
             futures.append(future)
     await asyncio.gather(*futures)
     for stream in streams:
         same([count for name, count in told if name == stream.name], list(range(40)))
         same(await stream.data(), [b"%d" % count for count in range(40)])
+
+
+def _note(told: list[tuple[str, int]], entry: tuple[str, int], _: object) -> None:
+    told.append(entry)
 
 
 async def heads_and_messages_agree_at_all_times(store: Store) -> None:
@@ -153,6 +158,7 @@ async def heads_and_messages_agree_at_all_times(store: Store) -> None:
         must(seen <= head.tail <= read, f"{seen} messages were seen, then a head of {head.tail}, then {read} messages")
         must(2 * done <= read, f"{done} commits were done and {read} messages could be read")
         seen = head.tail
+        await asyncio.sleep(0)
     await asyncio.gather(*futures)
     same((await stream.held()).tail, 200)
 
@@ -244,28 +250,8 @@ async def deleted_is_gone(store: Store) -> None:
 
 async def names_are_listed_in_order(store: Store) -> None:
     """list: by code points, by prefix taken literally, beyond `after`, either way"""
-    names = [
-        "a",
-        "A",
-        "ab",
-        "a/1",
-        "a/10",
-        "a/2",
-        "a%",
-        "a%b",
-        "a_",
-        "a_b",
-        "a*",
-        "a[b]",
-        "aé",
-        "aÉ",
-        "a🧿",
-        "a󠇯",
-        "a￮",
-        "b",
-        "ä",
-        "ab/ab",
-    ]
+    names = ["a", "A", "ab", "a/1", "a/10", "a/2", "a%", "a%b", "a_", "a_b", "a*", "a[b]", "b", "ab/ab"]
+    names += ["aé", "aÉ", "a\U0001f9ff", "a\U000e01ef", "a\uffee", "ä"]
     for name in names:
         await Writing(store, name).create()
     for prefix in ["", "a", "a/", "a/1", "a%", "a_", "a*", "a[", "aé", "a\U0001f9ff", "a\U000e01ef", "z", "a" * 50]:

@@ -6,7 +6,7 @@ Each check gets an open store that holds nothing, and `reopen`, which gives anot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -93,6 +93,7 @@ async def what_was_seen_stays(store: Store, reopen: Reopen) -> None:
             for one, another in ((stream, there), (there, stream)):
                 seen = (await one.held()).version
                 must((await another.held()).version >= seen, "one object saw a commit that another did not")
+            await asyncio.sleep(0)
         await asyncio.gather(*futures)
     finally:
         await other.aclose()
@@ -108,13 +109,14 @@ async def others_wake_whoever_watches(store: Store, reopen: Reopen) -> None:
         for name in ("a", "b"):
             store.watch(name, watched=True)
         a, b, unwatched = (Writing(other, name) for name in ("a", "b", "unwatched"))
-        for change, name in (
-            (lambda: a.create(b"1"), "a"),
-            (lambda: a.append(b"2"), "a"),
-            (lambda: b.create(), "b"),
-            (lambda: a.append(close=True), "a"),
-            (lambda: a.delete(), "a"),
-        ):
+        changes: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            ("a", lambda: a.create(b"1")),
+            ("a", lambda: a.append(b"2")),
+            ("b", lambda: b.create()),
+            ("a", lambda: a.append(close=True)),
+            ("a", lambda: a.delete()),
+        ]
+        for name, change in changes:
             await drained(woken)
             await change()
             await woken_by(woken, name)

@@ -1,8 +1,8 @@
 /**
  * The server's HTTP surface as functions. Knows URLs and how requests fail; must not know the DOM or the conversation.
  *
- * URLs are relative to the page, so the page works under any prefix. Every request tells `connection` whether the server
- * could be reached: 'ok', 'lost', or for a moment 'restored'.
+ * URLs are relative to the page, so the page works under any prefix. Every request tells `connection` whether the
+ * server could be reached: 'ok', 'lost', or for a moment 'restored'.
  */
 const FIRST_WAIT = 400;
 const LONGEST_WAIT = 5000;
@@ -37,7 +37,7 @@ export const connection = {
   },
 };
 
-/** How long to wait before try number `attempt` (0, 1, …): doubling up to a limit, with jitter so that tabs spread out. */
+/** How long to wait before try number `attempt` (0, 1, …): doubling to a limit, jitter so that tabs spread. */
 export const backoff = (attempt) => Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** attempt) * (0.5 + Math.random() / 2);
 
 /** A key no other send has. `randomUUID` exists only on https and localhost. */
@@ -92,7 +92,8 @@ const runPath = (id) => `v1/runs/${encodeURIComponent(id)}`;
 export const about = () => insist("v1/demo");
 export const getRun = (id, signal) => insist(runPath(id), { signal });
 export const cancelRun = (id) => insist(`${runPath(id)}/cancel`, { method: "POST" });
-export const eventsUrl = (id, offset) => `${runPath(id)}/events${offset ? `?offset=${encodeURIComponent(offset)}` : ""}`;
+export const eventsUrl = (id, offset) =>
+  `${runPath(id)}/events${offset ? `?offset=${encodeURIComponent(offset)}` : ""}`;
 
 /** One page of runs, newest first: { runs, next }; `next` is the next page's `before`. Tried once: the caller polls. */
 export const listRuns = ({ limit = 50, before } = {}) =>

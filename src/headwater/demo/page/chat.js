@@ -1,8 +1,8 @@
 /**
  * The page: wires the conversation, the list of conversations and the person's hands together.
  *
- * The thread is in the URL's hash, so a reload, a second tab or a shared link shows the same. See conversation.js for what
- * is true, run-state.js for how events become a state, turn-view.js for how a state becomes elements.
+ * The thread is in the URL's hash, so a reload, a second tab or a shared link shows the same. See conversation.js for
+ * what is true, run-state.js for how events become a state, turn-view.js for how a state becomes elements.
  *
  * Hooks for tests, kept stable: #composer #send #stop #new #newest #menu #threads #empty #notice #status,
  * body[data-connection], body[data-running], [data-run] with [data-status], [data-role=user|assistant],
@@ -43,7 +43,11 @@ const dirty = new Set();
 let frame = 0;
 
 const SPOKEN = {
-  waiting: "", running: "Answering", completed: "Answer finished", cancelled: "Answer stopped", failed: "The answer failed",
+  waiting: "",
+  running: "Answering",
+  completed: "Answer finished",
+  cancelled: "Answer stopped",
+  failed: "The answer failed",
 };
 const announce = (text) => ($("status").textContent = text);
 
@@ -148,7 +152,7 @@ async function poll() {
   }
 }
 
-/** All runs of a thread, however old: the list has no order by thread, so it is read to its end, once for all threads. */
+/** All runs of a thread, however old: the list is not by thread, so it is read to its end, once for all threads. */
 async function readThread(asked) {
   asked.merge([...runs.values()]);
   for (let page = 0; older && page < OLDER_PAGES; page++) {

@@ -3,11 +3,11 @@
  * must not know the DOM.
  *
  * Invariant: what is shown comes from the server only (the list of runs, each run's input, each run's events). The one
- * thing kept in the browser is a send that was not yet confirmed, with its Idempotency-Key, so that it survives a reload.
+ * thing kept in the browser is a send not yet confirmed, with its Idempotency-Key, so that it survives a reload.
  *
  * A turn is { run, input, question, repeated, state, sending, ours, live, ended } where `run` is null until the server
- * confirmed it, `ours` says that this page started it, `live` that it was seen before its end, and `ended` is a promise of
- * the moment when both input and terminal event are known.
+ * confirmed it, `ours` says that this page started it, `live` that it was seen before its end, and `ended` is a promise
+ * of the moment when both input and terminal event are known.
  */
 import { cancelRun, connection, freshKey, getRun, startRun } from "./api.js";
 import { follow } from "./follow.js";
@@ -62,7 +62,7 @@ export class Conversation {
   #closed = false;
   #sending = null;
 
-  /** Calls onChange(turn) after each change of a turn, onTurns() when turns came or went, onReturn(text) to give a send back. */
+  /** Calls onChange(turn) when a turn changed, onTurns() when some came or went, onReturn(text) to give a send back. */
   constructor(thread, { onChange, onTurns, onReturn }) {
     Object.assign(this, { thread, onChange, onTurns, onReturn, turns: [] });
     const send = outbox.get();
@@ -118,7 +118,8 @@ export class Conversation {
   /** Stops every answer on its way; a send that the server has not confirmed is taken back. */
   async stop() {
     this.#sending?.abort();
-    await Promise.all(this.turns.filter((turn) => turn.run && !isEnded(turn.state)).map((turn) => cancelRun(turn.run.id)));
+    const open = this.turns.filter((turn) => turn.run && !isEnded(turn.state));
+    await Promise.all(open.map((turn) => cancelRun(turn.run.id)));
   }
 
   /** Gives up the connections, keeps the places: for a tab that nobody looks at. `resume` goes on. */
@@ -222,11 +223,12 @@ export class Conversation {
     this.onChange(turn);
   }
 
-  /** The list says that a run has ended, yet twice in a row its stream has not: the connection is dead, take a new one. */
+  /** The list says that a run ended, yet twice in a row its stream has not: the connection is dead, take a new one. */
   #check(turn, run) {
+    const { offset } = turn.state;
     const silent = run.status !== "running" && turn.follow && !isEnded(turn.state);
-    if (silent && turn.suspect === turn.state.offset && connection.state !== "lost") turn.follow.resume({ force: true });
-    turn.suspect = silent ? turn.state.offset : null;
+    if (silent && turn.suspect === offset && connection.state !== "lost") turn.follow.resume({ force: true });
+    turn.suspect = silent ? offset : null;
     if (run.status === turn.run.status) return;
     turn.run = run;
     this.onChange(turn);

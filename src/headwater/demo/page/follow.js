@@ -2,9 +2,9 @@
  * Follows the event stream of one run to its end, whatever happens to the connection.
  *
  * Knows EventSource and offsets; must not know what events mean, but for the two that end a run.
- * Three layers of resuming: the browser reconnects by itself with Last-Event-ID; where it gave up (CLOSED), or the caller
- * knows better (`resume`), a new EventSource goes on behind the last offset; where the server cannot serve that offset,
- * reading starts afresh from the first event, and `onRestart` says so.
+ * Three layers of resuming: the browser reconnects by itself with Last-Event-ID; where it gave up (CLOSED), or the
+ * caller knows better (`resume`), a new EventSource goes on behind the last offset; where the server cannot serve that
+ * offset, reading starts afresh from the first event, and `onRestart` says so.
  */
 import { backoff, connection, eventsUrl, getRun } from "./api.js";
 

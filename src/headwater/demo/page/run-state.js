@@ -2,16 +2,17 @@
  * What a reader of one run knows: a pure fold over the AG-UI events of the run's stream.
  *
  * Knows the event vocabulary. Must not know the DOM, the network or the clock (time is an argument).
- * Invariants: `reduce` never changes its argument; a part that did not change keeps its identity (so the view can compare
- * with `===`); an offset at or before `state.offset` changes nothing, so seeing an event twice does no harm; nothing
- * follows the terminal event; an event type we do not know only moves the offset.
+ * Invariants: `reduce` never changes its argument; a part that did not change keeps its identity (so the view can
+ * compare with `===`); an offset at or before `state.offset` changes nothing, so seeing an event twice does no harm;
+ * nothing follows the terminal event; an event type we do not know only moves the offset.
  *
  * A state is { offset, status, step, parts, error, tokens } with
  *   status  waiting | running | completed | failed | cancelled
  *   parts   in order of first appearance, each { kind, id, … }:
  *           text      { text, open, retracted }            retracted: null or the reason
  *           reasoning { text, open, startedAt, endedAt }
- *           tool      { name, args, phase, message, fraction, result, startedAt, endedAt }   phase: calling | running | done
+ *           tool      { name, args, phase, message, fraction, result, startedAt, endedAt }
+ *                     phase: calling | running | done
  *           handoff   { from, to }
  *   error   null or { code, message }
  *   times   ms since the epoch, or null where nobody knows: they come from the events, or else from their arrival
@@ -25,7 +26,7 @@ const ENDED = new Set(["completed", "failed", "cancelled"]);
 /** True once the terminal event of the run (or, for a listed run, its end) was seen. */
 export const isEnded = ({ status }) => ENDED.has(status);
 
-/** The state after `event`, which the stream holds at `offset`. `now` (ms) is when it was made, or null for a replay. */
+/** The state after `event`, which the stream holds at `offset`; `now` (ms) is when it was made, null for a replay. */
 export function reduce(state, offset, event, now) {
   if (offset && offset <= state.offset) return state;
   const change = isEnded(state) ? null : CHANGES[event.type]?.(state, event, event.timestamp ?? now);
@@ -68,7 +69,8 @@ function outputTokens(usage) {
 }
 
 const CUSTOM = {
-  "tool.started": (state, { toolCallId }, at) => alterTool(state, toolCallId, () => ({ phase: "running", startedAt: at })),
+  "tool.started": (state, { toolCallId }, at) =>
+    alterTool(state, toolCallId, () => ({ phase: "running", startedAt: at })),
   "tool.progress": (state, { toolCallId, message, fraction }, at) =>
     alterTool(state, toolCallId, (tool) => ({
       phase: "running",
@@ -93,7 +95,8 @@ const CHANGES = {
 
   REASONING_MESSAGE_START: (state, { messageId }, at) =>
     add(state, { kind: "reasoning", id: messageId, text: "", open: true, startedAt: at, endedAt: null }),
-  REASONING_MESSAGE_CONTENT: (state, event) => alterReasoning(state, event, (part) => ({ text: part.text + event.delta })),
+  REASONING_MESSAGE_CONTENT: (state, event) =>
+    alterReasoning(state, event, (part) => ({ text: part.text + event.delta })),
   REASONING_MESSAGE_END: (state, event, at) => alterReasoning(state, event, () => ({ open: false, endedAt: at })),
 
   TOOL_CALL_START: (state, { toolCallId, toolCallName }) =>
@@ -101,7 +104,8 @@ const CHANGES = {
       kind: "tool", id: toolCallId, name: toolCallName, args: "", phase: "calling",
       message: null, fraction: null, result: null, startedAt: null, endedAt: null,
     }),
-  TOOL_CALL_ARGS: (state, { toolCallId, delta }) => alterTool(state, toolCallId, (tool) => ({ args: tool.args + delta })),
+  TOOL_CALL_ARGS: (state, { toolCallId, delta }) =>
+    alterTool(state, toolCallId, (tool) => ({ args: tool.args + delta })),
   TOOL_CALL_RESULT: (state, { toolCallId, content }, at) =>
     alterTool(state, toolCallId, () => ({ phase: "done", result: content, endedAt: at })),
 

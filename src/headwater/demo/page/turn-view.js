@@ -1,7 +1,8 @@
 /**
  * Draws one turn: what the person said, and the run that answers it.
  *
- * Knows the DOM and the shape of a run's state; must not know the network. Text from outside becomes text nodes, never markup.
+ * Knows the DOM and the shape of a run's state; must not know the network. Text from outside becomes text nodes, never
+ * markup.
  * `draw` is called at most once per animation frame; it skips parts that are still the same object, and text that only
  * grew is appended to the one text node of its part, so tokens cost one DOM write and the layout of their line.
  * Rows that come and go (progress, result, the line under the answer) have their space reserved from the start.

@@ -1,0 +1,107 @@
+"""`headwater ls`: the streams of a server or of a store file, as a table or as JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, existing
+from headwater.client import Client, StreamInfo
+from headwater.model import Head
+
+PAGE: Final = 500
+OWN: Final = "headwater/"
+"""What the server keeps for itself."""
+
+
+def ls(
+    prefix: Annotated[str, typer.Argument(help="Only streams whose name starts so.", show_default=False)] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+    server: Server = DEFAULT_SERVER,
+    store: StoreUrl = None,
+    key: Key = None,
+) -> None:
+    """List streams.
+
+    [bold]Examples[/]
+
+    [dim]$[/] headwater ls
+    [dim]$[/] headwater ls chat/ --json
+    [dim]$[/] headwater ls --store sqlite:///headwater.db
+    """
+    asyncio.run(_print(_of_server(server, key, prefix) if store is None else _of_store(store, prefix), as_json))
+
+
+async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
+    if as_json:
+        async for stream in found:
+            typer.echo(msgspec.json.encode(stream))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stream", "type", "state"):
+        table.add_column(column, overflow="fold")
+    for column in ("messages", "bytes", "last append"):
+        table.add_column(column, justify="right", no_wrap=True)
+    now = time.time() * 1000
+    async for stream in found:
+        state = (stream.outcome or "closed") if stream.closed else "open"
+        figures = [f"{n:,}" if n is not None else "" for n in (stream.messages, stream.bytes)]
+        table.add_row(
+            stream.name, stream.content_type, state, *figures, _ago(now - (stream.appended or stream.created or now))
+        )
+    if table.row_count:
+        Console(highlight=False, markup=False).print(table)
+    else:
+        typer.echo("no streams", err=True)
+
+
+async def _of_server(server: str, key: str | None, prefix: str) -> AsyncIterator[StreamInfo]:
+    async with Client(server, key=key) as client:
+        after: str | None = None
+        while True:
+            streams, after = await client.list(prefix, after=after, limit=PAGE)
+            for stream in streams:
+                yield stream
+            if after is None:
+                return
+
+
+async def _of_store(store: str, prefix: str) -> AsyncIterator[StreamInfo]:
+    async with existing(store) as streams:
+        after: str | None = None
+        while found := await streams.list(prefix, after=after, limit=PAGE):
+            for name, head in found:
+                if not name.startswith(OWN):
+                    yield _info(name, head)
+            after = found[-1][0]
+
+
+def _info(name: str, head: Head) -> StreamInfo:
+    return StreamInfo(
+        name=name,
+        content_type=head.config.content_type,
+        offset=str(head.offset),
+        closed=head.closed,
+        outcome=head.outcome,
+        messages=head.tail - head.start,
+        bytes=head.size,
+        created=head.created,
+        appended=head.appended,
+        ttl=head.config.ttl,
+        expires_at=head.config.expires_at,
+    )
+
+
+def _ago(milliseconds: float) -> str:
+    seconds = max(0, int(milliseconds / 1000))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

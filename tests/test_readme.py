@@ -1,0 +1,90 @@
+"""The README's example, as printed: a FastAPI application, the real SDK, a real model, a real server."""
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from headwater.errors import MissingExtra
+from headwater.wire.sse import Decoder
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def example() -> str:
+    found = re.search(r"<!-- example: .*?-->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found, "the README's example is gone"
+    return found[1]
+
+
+def test_the_example_is_short():
+    lines = [line for line in example().splitlines() if line.strip()]
+    assert len(lines) <= 20
+
+
+def test_files_named_in_the_tour_exist():
+    tour = README.read_text().split("## Reading the code")[1].split("## Status")[0]
+    for name in re.findall(r"`([a-z_/*.]+(?:\.py|/))`", tour):
+        root = README.parent if name.startswith(("tests/", "src/")) else README.parent / "src" / "headwater"
+        assert list(root.glob(name.rstrip("/"))), f"{name} is named in the README and does not exist"
+
+
+@pytest.fixture
+async def model():
+    """A real model behind the official client's own environment variables."""
+    from headwater.demo.local_model import LocalModel
+
+    try:
+        async with LocalModel() as url:
+            yield url
+    except MissingExtra as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.mark.server
+async def test_the_example_runs_as_printed(tmp_path, model):
+    (tmp_path / "app.py").write_text(example())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OPENAI_API_KEY": "local", "OPENAI_BASE_URL": model}
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"),
+        cwd=tmp_path,
+        env={**environment, "OPENAI_AGENTS_DISABLE_TRACING": "1"},
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            await reachable(client)
+            asked = await client.post("/ask", params={"question": "Why is the sky blue?"})
+            assert asked.status_code == 200, asked.text
+            events = Decoder().feed(asked.content)
+            assert '"RUN_FINISHED"' in events[-1].data
+            assert sum('"TEXT_MESSAGE_CONTENT"' in event.data for event in events) > 5
+            middle = events[len(events) // 2]
+            url = f"/runs/{asked.headers['x-run-id']}"
+            rest = await client.get(url, headers={"Last-Event-ID": middle.id})
+            assert Decoder().feed(rest.content) == events[len(events) // 2 + 1 :]
+            done = await client.get(url, headers={"Last-Event-ID": events[-1].id})
+            assert done.status_code == 204
+    finally:
+        server.terminate()
+        assert await server.wait() in (0, -15), "uvicorn did not end cleanly"
+
+
+async def reachable(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.get("/openapi.json")
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+            else:
+                return
