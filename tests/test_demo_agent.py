@@ -32,6 +32,7 @@ from headwater.demo.local_model import (  # noqa: E402
     fitting,
     message,
 )
+from headwater.demo.tool_calling import ToolCallingModel  # noqa: E402
 from headwater.errors import MissingExtra  # noqa: E402
 from headwater.sources import report_progress  # noqa: E402
 
@@ -81,8 +82,8 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def model_of(agent: Agent[Any]) -> demo.ToolCallingModel:
-    assert isinstance(agent.model, demo.ToolCallingModel)
+def model_of(agent: Agent[Any]) -> ToolCallingModel:
+    assert isinstance(agent.model, ToolCallingModel)
     return agent.model
 
 

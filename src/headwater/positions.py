@@ -29,10 +29,10 @@ def resolve(head: Head, offset: Offset | str | None) -> Offset:
         raise BadOffset("this is not an offset of a stream; use one that the server gave, or -1, or now")
     if asked == BEGINNING:
         asked = Offset(head.generation, 0)
+    if asked > head.offset:
+        raise BadOffset("this offset lies beyond the end of the stream")
     if asked.generation < head.generation:
         raise OffsetGone("this offset belongs to an earlier stream of this name; read again from the start")
     if asked.position < head.start:
         raise OffsetGone("what followed this offset is no longer kept; read again from the start")
-    if asked > head.offset:
-        raise BadOffset("this offset lies beyond the end of the stream")
     return asked

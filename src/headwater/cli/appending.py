@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Final
+from io import BufferedIOBase
+from typing import Annotated, Final, cast
 
 import typer
 
@@ -82,17 +83,17 @@ def _batches(data: str | None, *, as_json: bool) -> Iterator[list[bytes]]:
     if data != "-":
         yield [data.encode(errors="surrogateescape")]
         return
-    for lines in _lines(sys.stdin.buffer):
+    for lines in _lines(cast(BufferedIOBase, sys.stdin.buffer)):
         if not as_json:
             yield from ([line] for line in lines)
         elif messages := [line for line in lines if line.strip()]:
             yield messages
 
 
-def _lines(source: BinaryIO) -> Iterator[list[bytes]]:
+def _lines(source: BufferedIOBase) -> Iterator[list[bytes]]:
     """The lines that have come by now, each with its end; again and again until the end of `source`."""
     rest = b""
-    while chunk := source.read1(CHUNK_BYTES):  # type: ignore[attr-defined] -- a buffered reader has it
+    while chunk := source.read1(CHUNK_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
             yield [line + b"\n" for line in lines]

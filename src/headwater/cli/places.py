@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import typer
 
 from headwater.errors import BadRequest
-from headwater.stores import SqliteStore, store_from_url
+from headwater.stores import store_from_url
+from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Streams
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:4437"

@@ -54,8 +54,8 @@ def tail(
 ) -> None:
     """Print a stream as it grows, until it ends.
 
-    Goes on by itself when the server goes away and comes back. Ends with status 3 where the stream ended as failed or
-    cancelled.
+    Goes on by itself when the server goes away and comes back.
+    Ends with status 3 where the stream ended as failed or cancelled.
 
     [bold]Examples[/]
 

@@ -204,5 +204,5 @@ def _body(values: tuple[Any, ...], content_type: str) -> bytes:
         for part in parts:
             msgspec.json.decode(part, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest("the message is not valid JSON") from error
+        raise BadRequest('the message is not valid JSON (a text stands in quotes: "hello")') from error
     return b"[%s]" % b",".join(parts) if parts else b""

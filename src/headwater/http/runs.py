@@ -46,8 +46,6 @@ class RunResource:
             return _not_allowed("GET")
         exchange.authorize("read", stream_of(run_id))
         run = await self._runs.get(run_id)
-        if exchange.method == "HEAD":
-            return Response(headers={"x-run-id": run_id, "content-type": "text/event-stream; charset=utf-8"})
         return run.response()
 
     async def cancel(self, exchange: Exchange, run_id: str) -> Response:
@@ -63,8 +61,8 @@ class RunResource:
         agent, thread = asked.get("agent"), asked.get("thread_id")
         if not isinstance(agent, str):
             raise BadRequest('name the agent: {"agent": "…", "input": "…"}')
-        if not isinstance(asked.get("input"), str | list) or not asked["input"]:
-            raise BadRequest("input is a text or a list of messages, and not empty")
+        if not _is_input(asked.get("input")):
+            raise BadRequest("input is a text or a list of messages (objects), and not empty")
         if thread is not None and (not isinstance(thread, str) or not 1 <= len(thread) <= KEY_CHARACTERS):
             raise BadRequest(f"thread_id is a text of 1 to {KEY_CHARACTERS} characters")
         key = exchange.headers.get("idempotency-key")
@@ -87,6 +85,11 @@ class RunResource:
         visible = [record for record in records if exchange.allows("read", stream_of(record.id))]
         body = {"runs": [msgspec.to_builtins(record) for record in visible], "next": next_}
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
+
+
+def _is_input(given: object) -> bool:
+    messages = given if isinstance(given, list) else []
+    return bool(given) and (isinstance(given, str) or (messages != [] and all(isinstance(m, dict) for m in messages)))
 
 
 def _address(exchange: Exchange, run: Run) -> str:

@@ -60,6 +60,8 @@ def title_of(given: Any) -> str:
     if isinstance(given, list):
         said = [item for item in given if isinstance(item, dict) and item.get("role") == "user"]
         text = said[-1].get("content") if said else ""
+    if isinstance(text, list):  # of parts
+        text = " ".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
     text = text if isinstance(text, str) else ""
     return " ".join(text.split())[:TITLE_CHARACTERS]
 

@@ -7,6 +7,7 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -113,6 +114,7 @@ class Runs:
         self.agents: dict[str, Source] = {}
         self._supervisor = Supervisor()
         self._control: asyncio.Task[None] | None = None
+        self._leaving = False
         for agent in agents:
             self.register(agent)
 
@@ -131,13 +133,15 @@ class Runs:
         """Begin to look after runs: end those whose process is gone, hear of cancellations. Streams must be open."""
         if self._control is not None:
             return
+        self._leaving = False
         self.streams.leases.finisher(KIND, self._finish_orphan)
         with suppress(HeadwaterError):  # tried again every few seconds by the leases
             await self.streams.leases.finish_orphans()
         self._control = asyncio.create_task(self._hear(), name="headwater-runs-control")
 
     async def interrupt(self) -> None:
-        """End the runs made here, because the process ends; their streams say so when this returns."""
+        """End the runs made here, because the process ends; their streams say so when this returns. None starts now."""
+        self._leaving = True
         await self._supervisor.interrupt()
 
     async def aclose(self) -> None:
@@ -176,7 +180,7 @@ class Runs:
         BadRequest, Draining.
         """
         name, source = self._named(agent)
-        if self.streams.draining:
+        if self.streams.draining or self._leaving:
             raise Draining("the server is going away; connect again")
         body = _as_json({"agent": name, "input": input, "thread_id": thread_id})
         run_id = new_id(self.streams.clock())
@@ -184,8 +188,9 @@ class Runs:
             run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
-        started = await self._begin(run_id, thread_id or f"th_{run_id}", name, source, input)
-        return Run(self, run_id, started=started)
+        # Shielded: a stream that is made and a task that is not would be a run without an end.
+        beginning = asyncio.ensure_future(self._begin(run_id, thread_id or f"th_{run_id}", name, source, input))
+        return Run(self, run_id, started=await asyncio.shield(beginning))
 
     def _named(self, agent: Any) -> tuple[str, Source]:
         if not isinstance(agent, str):
@@ -226,7 +231,8 @@ class Runs:
                 return False
         except StreamExists:
             return False  # the same request, retried at the same time, was quicker, and its run has ended already
-        self._supervisor.start(Supervised(run_id, thread_id, writer, started), source, given)
+        run = Supervised(run_id, thread_id, writer, started, functools.partial(self._end_as_failed, stream_of(run_id)))
+        self._supervisor.start(run, source, given)
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -272,8 +278,12 @@ class Runs:
             except HeadwaterError:
                 await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
 
-    async def _finish_orphan(self, name: str, head: Head) -> None:
+    async def _finish_orphan(self, name: str, _: Head) -> None:
         """End a run whose process is gone, so that its readers are told."""
+        await self._end_as_failed(name, *INTERRUPTED)
+
+    async def _end_as_failed(self, name: str, code: str, message: str) -> None:
+        """End a run by what its stream holds, and nothing else."""
         parts = OpenParts()
         offset: Any = None
         while True:
@@ -283,20 +293,20 @@ class Runs:
             offset = page.next
             if page.up_to_date:
                 break
-        last = [*parts.closing_events(), run_error(*INTERRUPTED)]
+        last = [*parts.closing_events(), run_error(code, message)]
         items = [Item(encode(event)) for event in last]
         await self.streams.carry_out(name, Append(items, close=True, outcome="failed"))
 
 
 def as_source(agent: Any) -> Source:
     """What can be run, as a Source. Raises BadRequest for what cannot."""
-    if type(agent).__module__.partition(".")[0] == "agents":
-        from headwater.sources.openai_agents import OpenAIAgent
-
-        return OpenAIAgent(agent)
     if callable(getattr(agent, "run", None)) and isinstance(getattr(agent, "name", None), str):
         source: Source = agent
         return source
+    if any(kind.__module__.partition(".")[0] == "agents" for kind in type(agent).__mro__):  # one of a subclass, too
+        from headwater.sources.openai_agents import OpenAIAgent
+
+        return OpenAIAgent(agent)
     raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
 
 

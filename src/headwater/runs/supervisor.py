@@ -1,19 +1,20 @@
 """The tasks of runs: one each, owned by the process and not by any request, and how each of them ends.
 
 Knows sources, writers and the order rules of events. Invariants: every run's stream ends with exactly one terminal
-event, closed in the same commit (G2, G8); parts that are open when a run is stopped are closed before it; nothing of
-an exception but what its source declared safe reaches the stream.
+event, closed in the same commit (G2, G8), however long the store was away; parts that are open when a run is stopped
+are closed before it; nothing of an exception but what its source declared safe reaches the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from headwater.agui import BaseEvent, OpenParts, TokenUsage, encode, run_cancelled, run_error, run_finished
-from headwater.errors import HeadwaterError, StreamClosed
+from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound
 from headwater.sources import RunFailed, Source
 from headwater.writer import Writer
 
@@ -25,22 +26,31 @@ INTERRUPTED: Final = ("interrupted", "the server that made this answer went away
 STOP_SECONDS: Final = 5.0
 """How long interrupted runs get to wind up when the server goes away."""
 
+MENDING_SECONDS: Final = 5.0
+"""Between two attempts to end a stream whose store is away."""
+
 Outcome = Literal["completed", "failed", "cancelled"]
+Reason = Literal["cancelled", "interrupted"]
+Ending = Callable[[str, str], Awaitable[None]]
+"""Ends a run's stream as failed, from what is in it, with this code and message."""
 
 
 class Supervised:
     """One run that is being made: its task, and the sink its source writes to."""
 
-    def __init__(self, run_id: str, thread_id: str, writer: Writer, started: Sequence[BaseEvent]) -> None:
+    def __init__(
+        self, run_id: str, thread_id: str, writer: Writer, started: Sequence[BaseEvent], end_as_failed: Ending
+    ) -> None:
         self.run_id, self.thread_id = run_id, thread_id
-        self._writer = writer
+        self._writer, self._end_as_failed = writer, end_as_failed
         self._parts = OpenParts()
         for event in started:
             self._parts.feed(event)
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
-        self._interrupted = False
-        self._ending = False
+        self._stopped: Reason | None = None
+        self._heeded: tuple[Reason, ...] = ("cancelled", "interrupted")
+        """What still stops it."""
 
     def __repr__(self) -> str:
         return f"<Supervised {self.run_id} {self._parts!r}>"
@@ -48,8 +58,9 @@ class Supervised:
     # -- what a source may do (Sink) ----------------------------------------------------------------------------------
 
     async def emit(self, event: BaseEvent) -> None:
+        data = encode(event)  # before it is noted: what is not JSON does not go out
         self._parts.feed(event)
-        await self._writer.send(encode(event))
+        await self._writer.send(data)
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
         self._usage = list(entries)
@@ -60,10 +71,15 @@ class Supervised:
         self._task = asyncio.create_task(self._run(source, given), name=f"headwater-run {self.run_id}")
         return self._task
 
-    def stop(self, *, interrupted: bool = False) -> None:
-        """Cancel the run; twice is fine, and so is one that is just ending."""
-        if self._task is not None and not self._ending:
-            self._interrupted = interrupted
+    def stop(self, why: Reason) -> None:
+        """Stop the run; the first reason counts. Twice is fine, and so is one that is just ending."""
+        if self._stopped != why:
+            self._stopped = self._stopped or why
+            # Behind the task's first step: a task that is cancelled before it would never come to end its stream.
+            asyncio.get_running_loop().call_soon(self._cancel, why)
+
+    def _cancel(self, why: Reason) -> None:
+        if self._task is not None and why in self._heeded:
             self._task.cancel()
 
     async def _run(self, source: Source, given: Any) -> None:
@@ -73,38 +89,53 @@ class Supervised:
         except StreamClosed:
             _log.warning("run %s was ended by another process while it was being made here", self.run_id)
         except HeadwaterError as error:
-            # The store is gone for longer than the writer's patience. The lease lapses, and whoever has the store
-            # again ends the stream.
             _log.error("run %s could not be written to its stream: %s", self.run_id, error)
+            await self._mend(error)
 
     async def _outcome(self, source: Source, given: Any) -> tuple[Outcome, BaseEvent]:
         try:
             result = await source.run(given, self)
         except asyncio.CancelledError:
-            self._ending = True
-            if self._interrupted:
-                return "failed", run_error(*INTERRUPTED, usage=self._usage)
-            return "cancelled", run_cancelled(self.thread_id, self.run_id, usage=self._usage)
+            if self._stopped == "cancelled":
+                return "cancelled", run_cancelled(self.thread_id, self.run_id, usage=self._usage)
+            return "failed", run_error(*INTERRUPTED, usage=self._usage)
         except RunFailed as error:
             return "failed", run_error(error.code, error.message, usage=self._usage)
-        except HeadwaterError:
-            raise
+        except HeadwaterError as error:  # of the sink: what it says is meant to be shown
+            return "failed", run_error(error.code, str(error), usage=self._usage)
         except Exception:  # noqa: BLE001 -- a source's bug must end its run, and its text must not reach readers
             _log.exception("run %s failed", self.run_id)
             return "failed", run_error("internal", "the run failed; the server's log says why", usage=self._usage)
-        self._ending = True
         return "completed", run_finished(self.thread_id, self.run_id, result=result, usage=self._usage)
 
     async def _end(self, outcome: Outcome, terminal: BaseEvent) -> None:
-        self._ending = True
-        last = [*self._parts.closing_events(), terminal]
+        self._heeded = ()
+        closing = [encode(event) for event in self._parts.closing_events()]
         try:
-            encoded = [encode(event) for event in last]
+            last = encode(terminal)
         except ValueError:
             _log.error("run %s gave a result that is not JSON; it is left out", self.run_id)
-            encoded = [encode(event) for event in (*last[:-1], run_finished(self.thread_id, self.run_id))]
+            last = encode(run_finished(self.thread_id, self.run_id, usage=self._usage))
         # Shielded: a second cancel, at the end of the process say, must not leave the stream open.
-        await asyncio.shield(asyncio.ensure_future(self._writer.aclose(outcome, *encoded)))
+        await asyncio.shield(asyncio.ensure_future(self._writer.aclose(outcome, *closing, last)))
+
+    async def _mend(self, error: HeadwaterError) -> None:
+        """The writer has given up, so part of the run may be lost: end the stream behind what is there.
+
+        Tried until the store takes it or the process ends; then the lease lapses, and another process does it.
+        """
+        self._heeded = ("interrupted",)
+        with suppress(HeadwaterError):
+            await self._writer.flush()
+        while True:
+            try:
+                return await self._end_as_failed(error.code, str(error))
+            except (StreamClosed, StreamNotFound):
+                return
+            except HeadwaterError:
+                if self._stopped == "interrupted":
+                    return
+            await asyncio.sleep(MENDING_SECONDS)
 
 
 class Supervisor:
@@ -136,12 +167,12 @@ class Supervisor:
         """Cancel a run if it is made here; whether it is."""
         run = self._runs.get(run_id)
         if run is not None:
-            run.stop()
+            run.stop("cancelled")
         return run is not None
 
     async def interrupt(self) -> None:
         """End every run as interrupted, and wait until their streams say so."""
         for run in list(self._runs.values()):
-            run.stop(interrupted=True)
+            run.stop("interrupted")
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=STOP_SECONDS)

@@ -1,0 +1,400 @@
+"""decide.py: every rule of a stream, as a table. Section numbers are Durable Streams'."""
+
+import itertools
+
+import msgspec
+import pytest
+
+from headwater.decide import MANY_PRODUCERS, PRODUCER_MEMORY_MS, Append, Create, Item, Stamp, decide, media_type
+from headwater.errors import (
+    BadRequest,
+    ContentTypeMismatch,
+    ProducerFenced,
+    ProducerGap,
+    SequenceRegression,
+    StreamClosed,
+    StreamExists,
+    StreamNotFound,
+)
+from headwater.model import Absent, Config, Head, Offset, Producer
+
+NOW = 1_700_000_000_000
+TEXT = Config("text/plain")
+ONE = (Item(b"1"),)
+
+
+def made(*requests, config=TEXT, now=NOW):
+    """The head after a creation and some more requests."""
+    head = decide(Absent(7), Create(config), now).head
+    for request in requests:
+        head = decide(head, request, now).head
+    return head
+
+
+def stamped(epoch, seq, *, close=False, items=ONE, producer="p", **more):
+    return Append(items, stamp=Stamp(producer, epoch, seq), close=close, **more)
+
+
+# -- creating ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_begins_in_the_generation_that_the_store_names():
+    decision = decide(Absent(7), Create(TEXT, [Item(b"ab"), Item(b"", "k")], owner="i", labels={"l": "1"}), NOW)
+    assert decision.what == "created"
+    assert decision.changes
+    assert [(m.data, m.offset, m.time, m.key) for m in decision.messages] == [
+        (b"ab", Offset(7, 1), NOW, None),
+        (b"", Offset(7, 2), NOW, "k"),
+    ]
+    head = decision.head
+    assert (head.generation, head.version, head.start, head.tail, head.size) == (7, 1, 0, 2, 2)
+    assert (head.created, head.touched, head.owner, head.labels) == (NOW, NOW, "i", {"l": "1"})
+    assert head.offset == Offset(7, 2)
+    assert not head.closed
+
+
+def test_a_stream_may_be_born_closed_and_then_nobody_makes_it():
+    head = decide(Absent(0), Create(TEXT, ONE, closed=True, outcome="completed", owner="i"), NOW).head
+    assert (head.closed, head.outcome, head.owner, head.tail) == (True, "completed", None, 1)
+
+
+def test_an_open_stream_has_no_outcome():
+    assert decide(Absent(0), Create(TEXT, outcome="completed"), NOW).head.outcome is None
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "agree"),
+    [
+        (Create(TEXT), Create(TEXT), True),
+        (Create(TEXT), Create(Config("TEXT/Plain; charset=utf-8")), True),
+        (Create(TEXT), Create(Config("text/html")), False),
+        (Create(Config("a/b", 5)), Create(Config("a/b", 5)), True),
+        (Create(Config("a/b", 5)), Create(Config("a/b", 6)), False),
+        (Create(Config("a/b", 5)), Create(Config("a/b")), False),
+        (Create(Config("a/b", None, NOW + 9)), Create(Config("a/b", None, NOW + 9)), True),
+        (Create(Config("a/b", None, NOW + 9)), Create(Config("a/b", None, NOW + 8)), False),
+        (Create(TEXT, closed=True), Create(TEXT, closed=True), True),
+        (Create(TEXT, closed=True), Create(TEXT), False),
+        (Create(TEXT), Create(TEXT, closed=True), False),
+        (Create(TEXT), Create(TEXT, ONE, owner="other", labels={"a": "b"}), True),
+    ],
+)
+def test_creating_again_agrees_on_type_lifetime_and_closing_or_conflicts(has, asked, agree):
+    """5.1"""
+    head = decide(Absent(0), has, NOW).head
+    if not agree:
+        with pytest.raises(StreamExists):
+            decide(head, asked, NOW)
+        return
+    decision = decide(head, asked, NOW)
+    assert (decision.what, decision.changes, decision.messages) == ("exists", False, [])
+    assert decision.head is head
+
+
+# -- lifetime ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [Config("a/b", 5), Config("a/b", None, NOW + 5000)])
+def test_a_stream_is_gone_to_the_millisecond(config):
+    head = made(config=config)
+    assert decide(head, Append(ONE), NOW + 4999).what == "appended"
+    with pytest.raises(StreamNotFound):
+        decide(head, Append(ONE), NOW + 5000)
+    with pytest.raises(StreamNotFound):
+        decide(head, Append(close=True), NOW + 5000)
+
+
+def test_a_write_moves_a_sliding_end_and_no_absolute_one():
+    sliding = decide(made(config=Config("a/b", 5)), Append(ONE), NOW + 3000).head
+    assert sliding.expiry() == NOW + 8000
+    fixed = decide(made(config=Config("a/b", None, NOW + 5000)), Append(ONE), NOW + 3000).head
+    assert fixed.expiry() == NOW + 5000
+    assert made().expiry() is None
+    assert not made().expired(1 << 60)
+
+
+def test_what_takes_the_place_of_an_expired_stream_is_another_generation():
+    """G1"""
+    head = made(Append(ONE), config=Config("a/b", 5))
+    decision = decide(head, Create(TEXT, ONE), NOW + 5000)
+    assert decision.what == "created"
+    assert (decision.head.generation, decision.head.version, decision.head.offset) == (8, 1, Offset(8, 1))
+    assert decision.head.config == TEXT
+
+
+def test_there_is_no_appending_to_what_is_not_there():
+    with pytest.raises(StreamNotFound):
+        decide(Absent(0), Append(ONE), NOW)
+
+
+# -- appending ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_append_makes_the_next_head_and_its_messages():
+    head = made(Append([Item(b"12"), Item(b"3", "k")]))
+    decision = decide(head, Append([Item(b"456")]), NOW + 1)
+    assert (decision.what, decision.changes) == ("appended", True)
+    assert [(m.data, m.offset, m.time) for m in decision.messages] == [(b"456", Offset(7, 3), NOW + 1)]
+    after = decision.head
+    assert (after.version, after.tail, after.size, after.touched, after.closed) == (3, 3, 6, NOW + 1, False)
+    assert (after.created, after.config, after.generation) == (NOW, TEXT, 7)
+
+
+def test_a_decision_leaves_the_head_it_was_made_on_alone():
+    head = made(stamped(0, 0))
+    before = msgspec.msgpack.encode(head)
+    decide(head, stamped(0, 1, close=True, seq="x"), NOW + 9)
+    assert msgspec.msgpack.encode(head) == before
+
+
+@pytest.mark.parametrize("request_", [Append(), Append(content_type="text/plain"), stamped(0, 0, items=())])
+def test_an_empty_append_is_a_mistake(request_):
+    with pytest.raises(BadRequest):
+        decide(made(), request_, NOW)
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"),
+    [
+        (None, True),
+        ("text/plain", True),
+        ("TEXT/plain;charset=utf-8", True),
+        (" text/plain ; x=y", True),
+        ("text/html", False),
+        ("", False),
+    ],
+)
+def test_messages_are_of_the_stream_s_content_type(given, fits):
+    request = Append(ONE, content_type=given)
+    if fits:
+        assert decide(made(), request, NOW).what == "appended"
+    else:
+        with pytest.raises(ContentTypeMismatch):
+            decide(made(), request, NOW)
+
+
+def test_only_closing_has_no_content_type():
+    """5.3"""
+    assert decide(made(), Append(content_type="x/y", close=True), NOW).head.closed
+
+
+def test_media_types_are_compared_without_case_and_parameters():
+    assert media_type("Text/HTML; Charset=x") == "text/html"
+    assert media_type("") == ""
+
+
+# -- idempotent producers (5.2.1) --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epoch", "seq", "result"),
+    [
+        (2, 4, "appended"),
+        (2, 3, "duplicate"),
+        (2, 0, "duplicate"),
+        (2, 5, ProducerGap),
+        (2, 2**53 - 1, ProducerGap),
+        (1, 3, ProducerFenced),
+        (1, 4, ProducerFenced),
+        (0, 0, ProducerFenced),
+        (3, 0, "appended"),
+        (2**53 - 1, 0, "appended"),
+        (3, 1, BadRequest),
+        (3, 4, BadRequest),
+    ],
+)
+def test_a_known_producer_counts_once_goes_on_or_is_fenced(epoch, seq, result):
+    head = msgspec.structs.replace(made(), producers={"p": Producer(2, 3, NOW)})
+    if not isinstance(result, str):
+        with pytest.raises(result) as raised:
+            decide(head, stamped(epoch, seq), NOW)
+        assert type(raised.value) is result
+        return
+    decision = decide(head, stamped(epoch, seq), NOW + 5)
+    assert decision.what == result
+    if result == "appended":
+        assert decision.head.producers["p"] == Producer(epoch, seq, NOW + 5)
+    else:
+        assert decision.head is head
+        assert decision.messages == []
+
+
+@pytest.mark.parametrize(("epoch", "seq", "fits"), [(0, 0, True), (9, 0, True), (0, 1, False), (9, 5, False)])
+def test_an_unknown_producer_begins_at_nought(epoch, seq, fits):
+    head = made(stamped(0, 0, producer="other"))
+    if fits:
+        assert decide(head, stamped(epoch, seq), NOW).head.producers["p"] == Producer(epoch, seq, NOW)
+    else:
+        with pytest.raises(ProducerGap) as raised:
+            decide(head, stamped(epoch, seq), NOW)
+        assert raised.value.detail == {"expected": 0, "received": seq}
+
+
+def test_the_answers_hold_what_the_client_needs():
+    head = msgspec.structs.replace(made(), producers={"p": Producer(2, 3, NOW)})
+    with pytest.raises(ProducerFenced) as fenced:
+        decide(head, stamped(1, 4), NOW)
+    assert fenced.value.detail == {"epoch": 2}
+    with pytest.raises(ProducerGap) as gap:
+        decide(head, stamped(2, 9), NOW)
+    assert gap.value.detail == {"expected": 4, "received": 9}
+
+
+def test_producers_do_not_mind_each_other():
+    head = made(stamped(0, 0), stamped(4, 0, producer="q"), stamped(0, 1), Append(ONE), stamped(4, 1, producer="q"))
+    assert {name: (p.epoch, p.seq) for name, p in head.producers.items()} == {"p": (0, 1), "q": (4, 1)}
+    assert head.tail == 5
+
+
+def test_a_duplicate_is_one_whatever_else_it_says():
+    """The body is not compared; a Stream-Seq that a retry repeats is no regression (checked after the producer)."""
+    head = made(stamped(0, 0, seq="5"))
+    assert decide(head, stamped(0, 0, items=(Item(b"other"), Item(b"more"))), NOW).what == "duplicate"
+    assert decide(head, stamped(0, 0, seq="5"), NOW).what == "duplicate"
+    assert decide(head, stamped(0, 0, seq="1"), NOW).what == "duplicate"
+
+
+def test_a_refused_append_does_not_move_its_producer():
+    head = made(stamped(0, 0, seq="5"))
+    for refused in (stamped(0, 1, seq="5"), stamped(0, 1, content_type="x/y"), stamped(0, 1, items=())):
+        with pytest.raises((SequenceRegression, ContentTypeMismatch, BadRequest)):
+            decide(head, refused, NOW)
+    assert decide(head, stamped(0, 1, seq="6"), NOW).what == "appended"
+
+
+def test_silent_producers_are_forgotten_once_there_are_many():
+    few = {f"p{number}": Producer(0, 0, NOW) for number in range(MANY_PRODUCERS - 1)}
+    later = NOW + PRODUCER_MEMORY_MS
+    head = decide(msgspec.structs.replace(made(), producers=few), stamped(0, 0), later).head
+    assert len(head.producers) == MANY_PRODUCERS
+    assert decide(head, stamped(0, 0, producer="q"), later - 1).head.producers.keys() == {*head.producers, "q"}
+    assert decide(head, stamped(0, 0, producer="q"), later).head.producers.keys() == {"p", "q"}
+
+
+# -- Stream-Seq (5.2) --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "given", "fits"),
+    [
+        (None, "", True),
+        (None, "0", True),
+        ("1", "2", True),
+        ("2", "2", False),
+        ("2", "10", False),
+        ("02", "10", True),
+        ("a", "aa", True),
+        ("aa", "a", False),
+        ("Z", "a", True),
+        ("z", "é", True),
+        ("\uffff", "\U00010000", True),  # in UTF-16 it would be the other way round
+        ("\U00010000", "\uffff", False),
+    ],
+)
+def test_stream_seq_increases_byte_by_byte(last, given, fits):
+    head = msgspec.structs.replace(made(), seq=last)
+    if fits:
+        assert decide(head, Append(ONE, seq=given), NOW).head.seq == given
+    else:
+        with pytest.raises(SequenceRegression):
+            decide(head, Append(ONE, seq=given), NOW)
+
+
+def test_an_append_without_stream_seq_leaves_it():
+    assert made(Append(ONE, seq="5"), Append(ONE)).seq == "5"
+
+
+# -- closing (5.3) -----------------------------------------------------------------------------------------------------
+
+
+def test_an_append_that_closes_does_both_at_once():
+    head = msgspec.structs.replace(made(), owner="i")
+    decision = decide(head, Append(ONE, close=True, outcome="failed"), NOW)
+    after = decision.head
+    assert (decision.what, len(decision.messages)) == ("appended", 1)
+    assert (after.closed, after.outcome, after.tail, after.owner, after.closed_by) == (True, "failed", 1, None, None)
+
+
+def test_an_outcome_is_only_of_a_closing():
+    assert made(Append(ONE, outcome="failed")).outcome is None
+
+
+CLOSED = made(stamped(0, 0), stamped(0, 1, close=True, outcome="completed"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "accepted"),
+    [
+        (Append(close=True), True),
+        (Append(close=True, content_type="x/y"), True),
+        (Append(close=True, outcome="failed"), True),
+        (stamped(0, 1, close=True), True),
+        (stamped(0, 1, close=True, items=()), True),
+        (stamped(0, 1), True),
+        (Append(ONE), False),
+        (Append(ONE, close=True), False),
+        (Append(), False),
+        (stamped(0, 0), False),
+        (stamped(0, 2), False),
+        (stamped(0, 2, close=True), False),
+        (stamped(1, 1, close=True), False),
+        (stamped(0, 1, close=True, producer="q"), False),
+        (stamped(0, 0, close=True, items=(), producer="q"), False),
+        (Append(ONE, content_type="x/y"), False),
+        (Append(ONE, seq="0"), False),
+    ],
+)
+def test_a_closed_stream_takes_closing_again_and_the_retry_of_its_closing_and_nothing_else(request_, accepted):
+    if accepted:
+        decision = decide(CLOSED, request_, NOW)
+        assert (decision.what, decision.head, decision.messages) == ("duplicate", CLOSED, [])
+        assert decision.head.outcome == "completed"
+    else:
+        with pytest.raises(StreamClosed) as raised:
+            decide(CLOSED, request_, NOW)
+        assert raised.value.detail == {"offset": str(CLOSED.offset)}
+
+
+def test_without_a_producer_a_closing_append_is_not_repeatable():
+    head = made(Append(ONE, close=True))
+    with pytest.raises(StreamClosed):
+        decide(head, Append(ONE, close=True), NOW)
+
+
+# -- precedence --------------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "closed": StreamClosed,
+    "type": ContentTypeMismatch,
+    "producer": ProducerFenced,
+    "seq": SequenceRegression,
+}
+
+
+@pytest.mark.parametrize(
+    "wrong", [set(some) for count in range(1, 5) for some in itertools.combinations(WRONG, count)], ids="+".join
+)
+def test_of_several_mistakes_the_first_in_order_is_answered(wrong):
+    """Closed, then content type, then producer, then Stream-Seq (5.2, 5.3)."""
+    head = msgspec.structs.replace(
+        made(), seq="5", producers={"p": Producer(1, 0, NOW)}, closed="closed" in wrong, version=9
+    )
+    request = Append(
+        ONE,
+        content_type="x/y" if "type" in wrong else None,
+        stamp=Stamp("p", 0 if "producer" in wrong else 1, 1),
+        seq="4" if "seq" in wrong else "6",
+    )
+    with pytest.raises(next(error for name, error in WRONG.items() if name in wrong)):
+        decide(head, request, NOW)
+
+
+def test_an_expired_stream_is_not_there_before_it_is_anything_else():
+    head = made(Append(close=True), config=Config("a/b", 1))
+    with pytest.raises(StreamNotFound):
+        decide(head, Append(ONE, content_type="x/y"), NOW + 1000)
+
+
+def test_a_head_is_small_when_little_was_said():
+    assert isinstance(made(), Head)
+    assert len(msgspec.msgpack.encode(made())) < 120
