@@ -1,6 +1,7 @@
 """The client against a real server, through a proxy that cuts, and against answers written by hand."""
 
 import asyncio
+import hashlib
 import itertools
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -11,8 +12,8 @@ import httpx
 import pytest
 import uvicorn
 from ag_ui.core import TextMessageContentEvent, TextMessageEndEvent, TextMessageStartEvent
-from cutting_proxy import CuttingProxy
 
+from cutting_proxy import CuttingProxy
 from headwater import errors
 from headwater.client import Client, Event, Retry, Unreachable
 from headwater.client.answers import error_of, retry_after
@@ -31,6 +32,7 @@ from headwater.http.auth import Keys, Principal
 from headwater.problems import answer
 from headwater.runs import Runs
 from headwater.streams import Streams
+from headwater.wire import sse
 
 
 async def no_pause(_: float) -> None:
@@ -101,7 +103,7 @@ ONE, TWO = b"id: 01\ndata:1\n\n", b"id: 02\ndata:2\n\n"
 END = b'id: 02\nevent: end\ndata:{"outcome":"completed"}\n\n'
 
 
-# -- against a real server ----------------------------------------------------------------------------------------------
+# -- against a real server --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("abrupt", [False, True], ids=["closed", "reset"])
@@ -109,18 +111,24 @@ async def test_a_cut_after_every_byte_loses_and_doubles_nothing(abrupt: bool) ->
     async with Streams("memory:") as streams:
         await streams.create("log", {"n": 1, "text": "a\u2028b"}, {"n": 2}, {"n": 3})
         await streams.close("log", "failed")
-        log = [(m.data.replace("\u2028".encode(), b"\\u2028"), str(m.offset)) for m in (await streams.read("log")).messages]
-        async with serving(streams) as port, CuttingProxy(port, iter([None])) as proxy:
-            assert await followed(proxy.url, "log") == (log, "failed")
+        log = [(sse.one_line(m.data), str(m.offset)) for m in (await streams.read("log")).messages]
+        async with serving(streams) as port, through(port) as (proxy, client):
+            assert await followed(client, "log") == (log, "failed")
             length = proxy.passed
             proxy.abrupt = abrupt
             for cut in range(1, length):
                 proxy.cuts = iter([cut, None])
-                assert (cut, await followed(proxy.url, "log")) == (cut, (log, "failed"))
+                assert (cut, await followed(client, "log")) == (cut, (log, "failed"))
 
 
-async def followed(base: str, target: str) -> tuple[list[tuple[bytes, str]], str | None]:
-    async with Client(base, retry=AT_ONCE) as client, client.follow(target) as reader:
+@asynccontextmanager
+async def through(port: int) -> AsyncIterator[tuple[CuttingProxy, Client]]:
+    async with CuttingProxy(port, itertools.repeat(None)) as proxy, Client(proxy.url, retry=AT_ONCE) as client:
+        yield proxy, client
+
+
+async def followed(client: Client, target: str) -> tuple[list[tuple[bytes, str]], str | None]:
+    async with client.follow(target) as reader:
         return [(event.data, event.offset) async for event in reader], reader.outcome
 
 
@@ -144,12 +152,12 @@ async def test_a_run_is_whole_through_cuts_of_every_connection(asked: str, outco
         run = await runs.start("poet", asked)
         await run.wait()
         log = [(m.data, str(m.offset)) for m in (await streams.read(run.stream)).messages]
-        target = f"/v1/runs/{run.id}/events"
-        async with serving(streams, runs) as port, CuttingProxy(port, itertools.repeat(None)) as proxy:
-            assert await followed(proxy.url, proxy.url + target) == (log, outcome)
+        async with serving(streams, runs) as port, through(port) as (proxy, client):
+            events = f"{proxy.url}/v1/runs/{run.id}/events"
+            assert await followed(client, events) == (log, outcome)
             for length in range(1200, 1600, 13):
                 proxy.cuts = itertools.repeat(length)
-                assert await followed(proxy.url, proxy.url + target) == (log, outcome)
+                assert await followed(client, events) == (log, outcome)
 
 
 async def test_a_server_that_goes_away_and_comes_back_is_followed_on() -> None:
@@ -157,11 +165,11 @@ async def test_a_server_that_goes_away_and_comes_back_is_followed_on() -> None:
     async with Streams("memory:") as streams:
         await streams.create("log", 1)
         async with serving(streams) as port:
-            client = Client(f"http://127.0.0.1:{port}", retry=replace(AT_ONCE, sleep=asyncio.sleep, shortest=0.001))
+            client = Client(f"http://127.0.0.1:{port}", retry=replace(AT_ONCE, sleep=lambda _: asyncio.sleep(0.001)))
             reader = client.follow("log", on_lost=lambda error, _: lost.append(error))
             assert (await anext(reader)).json() == 1
+            gone = asyncio.create_task(anext(reader))
             streams.drain()
-        gone = asyncio.create_task(anext(reader))
         while not any("nothing answers" in str(error) for error in lost):
             await asyncio.sleep(0.001)
         streams.draining = False
@@ -218,7 +226,7 @@ async def test_bytes_are_bytes() -> None:
 
 async def test_a_message_larger_than_any_buffer_arrives() -> None:
     async with Streams("memory:") as streams, serving(streams) as port, Client(f"http://127.0.0.1:{port}") as client:
-        await streams.create("large", "x" * 3_000_000, closed=True)
+        await streams.create("large", b'"%s"' % (b"x" * 3_000_000), closed=True)
         assert [len(event.json()) async for event in client.follow("large")] == [3_000_000]
 
 
@@ -239,9 +247,7 @@ async def test_what_time_will_not_change_is_raised() -> None:
 
 
 async def test_a_key_goes_to_its_own_server_only() -> None:
-    keys = Keys.from_file  # the class that `--auth` makes
-    assert keys is not None
-    auth = Keys({"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8": Principal("p")})  # "password"
+    auth = Keys({hashlib.sha256(b"password").hexdigest(): Principal("p")})
     async with Streams("memory:") as streams, serving(streams, auth=auth) as port, Scripted(http(204)) as other:
         await streams.create("log", 1, closed=True)
         async with Client(f"http://127.0.0.1:{port}", key="password") as client:
@@ -253,7 +259,7 @@ async def test_a_key_goes_to_its_own_server_only() -> None:
                 await anext(client.follow("log"))
 
 
-# -- against answers written by hand ------------------------------------------------------------------------------------
+# -- against answers written by hand ----------------------------------------------------------------------------------
 
 
 async def test_now_stays_where_it_was_when_the_connection_is_lost_before_the_first_message() -> None:
@@ -278,12 +284,12 @@ async def test_a_clean_end_of_the_body_is_not_the_end_of_the_stream() -> None:
 
 async def test_a_silent_connection_counts_as_lost() -> None:
     retry = replace(AT_ONCE, silence=0.02)
-    async with Scripted(events(ONE) + HOLD, events(TWO + END) + HOLD) as server:
-        async with Client(server.url, retry=retry) as client:
-            lost: list[str] = []
-            reader = client.follow("s", on_lost=lambda error, _: lost.append(str(error)))
-            assert [event.offset async for event in reader] == ["01", "02"]
-            assert lost == [f"{server.url} has been silent for too long"]
+    lost: list[str] = []
+    silent = Scripted(events(ONE) + HOLD, events(TWO + END) + HOLD)
+    async with silent as server, Client(server.url, retry=retry) as client:
+        reader = client.follow("s", on_lost=lambda error, _: lost.append(str(error)))
+        assert [event.offset async for event in reader] == ["01", "02"]
+        assert lost == [f"{server.url} has been silent for too long"]
 
 
 async def test_a_cancelled_wait_loses_nothing() -> None:
@@ -292,11 +298,30 @@ async def test_a_cancelled_wait_loses_nothing() -> None:
         assert (await anext(reader)).offset == "01"
         waiting = asyncio.create_task(anext(reader))
         await server.asked.get()
+        for _ in range(10):  # turns of the loop, until it waits for the socket
+            await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        assert "not connected" in repr(reader)
         assert [event.offset async for event in reader] == ["02"]
         assert "last-event-id: 01" in await server.asked.get()
+
+
+async def test_a_long_silence_with_heartbeats_was_a_good_connection() -> None:
+    assert await pauses_of_connections_that_last(6) == [0.4, 0.8, 1.6]
+    assert await pauses_of_connections_that_last(10) == [0.4, 0.4, 0.4]
+
+
+async def pauses_of_connections_that_last(seconds: float) -> list[float]:
+    ticks = itertools.count(step=seconds)  # read when a connection is made and when it is lost
+    pauses: list[float] = []
+    retry = replace(AT_ONCE, clock=lambda: next(ticks))
+    idle = Scripted(*[events(b": hb\n")] * 3, events(TWO + END))
+    async with idle as server, Client(server.url, retry=retry) as client:
+        reader = client.follow("s", on_lost=lambda _, pause: pauses.append(pause))
+        assert [event.offset async for event in reader] == ["02"]
+    return pauses
 
 
 async def test_pauses_grow_to_a_limit_and_begin_anew_after_a_message() -> None:
@@ -356,10 +381,11 @@ async def test_messages_may_be_called_like_the_servers_own_events() -> None:
 
 async def test_a_run_that_ends_its_last_connection_early_is_asked_for_again() -> None:
     terminal = b'id: 02\ndata:{"type":"RUN_FINISHED","outcome":{"type":"cancelled"}}\n\n'
-    async with Scripted(events(ONE, "x-run-id: r"), events(terminal, "x-run-id: r")) as server:
-        async with Client(server.url, retry=AT_ONCE) as client, client.follow(f"{server.url}/chat") as reader:
-            assert [event.offset async for event in reader] == ["01", "02"]
-            assert (reader.over, reader.outcome) == (True, "cancelled")
+    cut = Scripted(events(ONE, "x-run-id: r"), events(terminal, "x-run-id: r"))
+    async with cut as server, Client(server.url, retry=AT_ONCE) as client:
+        reader = client.follow(f"{server.url}/chat")
+        assert [event.offset async for event in reader] == ["01", "02"]
+        assert (reader.over, reader.outcome) == (True, "cancelled")
 
 
 async def test_nobody_there() -> None:
@@ -380,7 +406,7 @@ async def test_an_error_of_the_listener_ends_the_reading() -> None:
             await anext(client.follow("s", on_lost=give_up))
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:4437", "ftp://host", "http://", "http://[", "http://h:port"])
+@pytest.mark.parametrize("url", ["127.0.0.1:4437", "ftp://host", "http://", "http://h:port"])
 async def test_what_is_no_server_is_said(url: str) -> None:
     with pytest.raises(BadRequest, match="URL"):
         Client(url)

@@ -31,8 +31,8 @@ def made(*requests, config=TEXT, now=NOW):
     return head
 
 
-def stamped(epoch, seq, *, close=False, items=ONE, producer="p", **more):
-    return Append(items, stamp=Stamp(producer, epoch, seq), close=close, **more)
+def stamped(epoch, number, /, *, close=False, items=ONE, producer="p", **more):
+    return Append(items, stamp=Stamp(producer, epoch, number), close=close, **more)
 
 
 # -- creating ----------------------------------------------------------------------------------------------------------

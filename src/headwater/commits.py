@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from headwater.decide import Append, Create, Decision, decide
 from headwater.errors import BadRequest, HeadwaterError, StoreUnavailable, StreamNotFound, VersionConflict
@@ -25,6 +28,9 @@ from headwater.store import Store
 
 LONGEST_NAME: Final = 1024
 """Characters. Names are paths of URLs, and proxies cut those at 8 KB; a multi-byte character takes up to 12 there."""
+
+MARK_BITS: Final = 31
+"""Of a version, the lower ones: who made it. The upper ones count, up to 4 billion changes of one stream."""
 
 MOST_CONFLICTS: Final = 100
 """Decisions tried on one request before giving up: each failure means that somebody else succeeded."""
@@ -52,6 +58,7 @@ class Commits:
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, clock: Callable[[], int]) -> None:
         self.store, self.hub, self.limits, self.clock = store, hub, limits, clock
+        self._mark = secrets.randbits(MARK_BITS)
 
     def __repr__(self) -> str:
         return f"<Commits to {self.store!r}>"
@@ -67,11 +74,9 @@ class Commits:
 
     async def _carried_out(self, tail: Tail, request: Create | Append) -> Decision:
         for _ in range(MOST_CONFLICTS):
-            if isinstance(tail.latest, Head) and tail.latest.expired(self.clock()):
-                tail.latest = None  # a read elsewhere may have moved its end: only the store knows
-            before = tail.latest or await self._settled_head(tail)
-            decision = self._decided(before, request)
-            if decision is None or not decision.changes:
+            async with tail.turn:
+                commit = self._submitted(tail, await self._latest(tail), request)
+            if commit is None:
                 # An answer without a commit must not rest on what is cached: another process may have changed it, and
                 # a commit of ours that is still on its way may fail. What the store holds by then decides.
                 await _settle(tail.outstanding)
@@ -80,42 +85,53 @@ class Commits:
                     return final
                 tail.latest = None
                 continue
+            future, decision = commit
             try:
-                await asyncio.shield(self._submit(tail, before, decision))
+                await asyncio.shield(future)
             except VersionConflict:
                 continue
             return decision
         raise StoreUnavailable("this stream is written by too many at a time; try again")
 
-    def _decided(self, before: Head | Absent, request: Create | Append) -> Decision | None:
+    async def _latest(self, tail: Tail) -> Head | Absent:
+        """What the next decision is made on. Asked for in turn, so that appends keep the order of their calls."""
+        if isinstance(tail.latest, Head) and tail.latest.expired(self.clock()):
+            tail.latest = None  # a read elsewhere may have moved its end: only the store knows
+        if tail.latest is None:
+            await _settle(tail.outstanding)
+            tail.latest = await self._load(tail)
+        return tail.latest
+
+    def _submitted(
+        self, tail: Tail, before: Head | Absent, request: Create | Append
+    ) -> tuple[asyncio.Future[None], Decision] | None:
+        """The commit of what `request` makes of `before`, on its way; None where it makes nothing of it."""
         try:
-            return decide(before, request, self.clock())
+            decision = decide(before, request, self.clock())
         except HeadwaterError:
             return None
+        if not decision.changes:
+            return None
+        decision = decision._replace(head=self._marked(before, decision.head))
+        future = asyncio.ensure_future(self.store.commit(tail.name, before, decision.head, decision.messages))
+        tail.latest, tail.outstanding = decision.head, future
+        future.add_done_callback(functools.partial(_committed, tail, decision))
+        return future, decision
 
-    async def _settled_head(self, tail: Tail) -> Head | Absent:
-        """The stored head with no commit of ours on its way: what a decision can be made on."""
-        while True:
-            await _settle(tail.outstanding)
-            submitted = tail.outstanding
-            head = await self._load(tail)
-            if tail.latest is not None:  # somebody else was quicker
-                return tail.latest
-            if tail.outstanding is submitted:
-                tail.latest = head
-                return head
+    def _marked(self, before: Head | Absent, head: Head) -> Head:
+        """`head` with a version that nobody else gives to a head of theirs.
+
+        A commit may be on its way that was decided on a head of ours which then failed. It must not match the head
+        that another process put in its place, although that, too, is the next one after `before`.
+        """
+        count = (before.version >> MARK_BITS) + 1
+        return msgspec.structs.replace(head, version=count << MARK_BITS | self._mark)
 
     async def _load(self, tail: Tail) -> Head | Absent:
         wakes = tail.wakes
         head = tail.touched_head(await self.store.load(tail.name))
         tail.learn(head, wakes)
         return head
-
-    def _submit(self, tail: Tail, before: Head | Absent, decision: Decision) -> asyncio.Future[None]:
-        future = asyncio.ensure_future(self.store.commit(tail.name, before, decision.head, decision.messages))
-        tail.latest, tail.outstanding = decision.head, future
-        future.add_done_callback(functools.partial(_committed, tail, decision))
-        return future
 
     async def head(self, name: str) -> Head:
         """The stream's head. Does not count as a read. Raises StreamNotFound."""

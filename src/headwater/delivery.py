@@ -13,15 +13,15 @@ Knows streams and formats, and ASGI. Silence, stalled writes and expiry are look
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError
 from headwater.formats.format import Format
-from headwater.model import Page
+from headwater.model import Head, Page
 from headwater.rounds import Rounds
 from headwater.streams import Streams
 
@@ -30,7 +30,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CONNECTION: Final = "headwater.connection"
-"""ASGI extension offered by `headwater.server`: an object with `cut(at_once=...)`, which ends the connection as it stands."""
+"""ASGI extension offered by `headwater.server`: an object whose `cut(at_once=...)` ends the connection as it stands."""
 
 STREAMING_HEADERS: Final = (
     ("cache-control", "no-cache, no-transform"),  # no-transform: also no compression on the way, which would buffer
@@ -92,15 +92,12 @@ class Delivery:
         try:
             fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers]
             raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
-            await send({"type": "http.response.start", "status": status, "headers": raw})
-            await reader.run()
+            await reader.run({"type": "http.response.start", "status": status, "headers": raw})
         except asyncio.CancelledError:
-            if not reader.stalled:
-                raise
-            # Our own doing: the task is the server's, which knows nothing of it.
+            # Our own doing, unless the server wants it too: the task is the server's, which knows nothing of it.
             task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
+            if not reader.stalled or (task is not None and task.uncancel()):
+                raise
             self.dropped += 1
             self._cut(scope, at_once=True)
         except _Interrupted:
@@ -112,8 +109,7 @@ class Delivery:
             self.readers -= 1
             cursor.close()
             listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+            await asyncio.wait([listening])
 
     def _cut(self, scope: Scope, *, at_once: bool = False) -> None:
         connection = (scope.get("extensions") or {}).get(CONNECTION)
@@ -146,9 +142,9 @@ class _Reader:
         self.stalled = False
         """A write was not taken in time, and the task is cancelled for it."""
 
-    async def run(self) -> None:
-        if self._format.opening:
-            await self._write(self._format.opening)
+    async def run(self, start: MutableMapping[str, Any]) -> None:
+        await self._sent(start)
+        await self._write(self._format.opening)
         try:
             await self._pages()
         except HeadwaterError as error:
@@ -156,11 +152,13 @@ class _Reader:
 
     async def _pages(self) -> None:
         cursor, tail = self._cursor, self._cursor.tail
+        begun = False
         while not self.gone:
-            if self._streams.draining:
-                raise Draining("the server is going away; connect again")
             wakes = tail.wakes
             page = await cursor.take()
+            if page is None and not begun:  # who begins at the tail is told so, in formats that have a word for it
+                page = Page([], cursor.offset, cursor.offset, up_to_date=True, closed=False)
+            begun = True
             if page is not None:
                 await self._write(self._rendered(page))
                 if page.closed and page.outcome == "failed" and not self._format.tells_failure:
@@ -168,7 +166,10 @@ class _Reader:
                 if page.closed:
                     await self._finish(self._format.ending(page))
                     return
-            elif tail.wakes == wakes:
+            # Only now: a stream that was closed because the server goes away has told its own end.
+            if self._streams.draining:
+                raise Draining("the server is going away; connect again")
+            if page is None and tail.wakes == wakes:
                 await self._wait()
 
     def _rendered(self, page: Page) -> bytes:
@@ -179,15 +180,16 @@ class _Reader:
         return self._cursor.tail.rendered(key, lambda: self._format.render(page))
 
     async def _write(self, data: bytes) -> None:
-        if not data:
-            return
-        self._writing, self._last_write = True, self._clock()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-        self._writing, self._last_write = False, self._clock()
+        if data:
+            await self._sent({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _finish(self, data: bytes) -> None:
+        await self._sent({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _sent(self, event: MutableMapping[str, Any]) -> None:
         self._writing, self._last_write = True, self._clock()
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._send(event)
+        self._writing, self._last_write = False, self._clock()
 
     async def _interrupt(self, error: HeadwaterError) -> None:
         said = self._format.interruption(error)
@@ -218,11 +220,15 @@ class _Reader:
 
     def due(self) -> float:
         """When somebody should look after this reader next, on the loop's clock."""
-        seconds = self._policy.write_seconds if self._writing else self._policy.heartbeat_seconds
-        return self._last_write + seconds
+        if self._writing:
+            return self._last_write + self._policy.write_seconds
+        head = self._cursor.tail.head
+        end = head.expiry() if isinstance(head, Head) else None
+        left = math.inf if end is None else (end - self._streams.clock()) / 1000
+        return min(self._last_write + self._policy.heartbeat_seconds, self._clock() + left)
 
     def look_after(self) -> None:
-        """Its time has come, unless it has moved on meanwhile: a heartbeat, or the end of a stalled write."""
+        """Its time has come: for a heartbeat, for the stream to expire, or for a stalled write to be given up."""
         if not self._writing:
             self.wake()
         elif self._task is not None and not self.stalled:

@@ -1,21 +1,27 @@
 """A response that follows a stream: what an endpoint of FastAPI or Starlette returns.
 
-Knows delivery and how a client says where it was. The endpoint itself has returned by then: no dependency, session or
-lock of it is held while the stream goes on, and its end or failure touches no producer.
+Knows delivery and how a client says where it was. The endpoint itself has returned by then, and its end or failure
+touches no producer. FastAPI, however, closes a dependency with `yield` only when the response is over, which is when
+the stream is: one that holds something dear (a database session) should be `Depends(..., scope="function")`, which is
+closed when the endpoint returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
-from headwater.delivery import Delivery, Receive, Scope, Send
+from headwater.delivery import STREAMING_HEADERS, Delivery, Receive, Scope, Send
 from headwater.errors import Draining, HeadwaterError
 from headwater.formats.format import Format
 from headwater.model import Head
 from headwater.problems import answer
+
+_OURS: Final = {"content-type", *(name for name, _ in STREAMING_HEADERS)}
+"""Headers that delivery says itself."""
 
 
 class Following(Response):
@@ -37,35 +43,44 @@ class Following(Response):
         self._delivery, self._name, self._choose, self._offset_of = delivery, name, choose, offset_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Callable[[Scope, Receive, Send], Awaitable[None]]
         try:
-            ready = await self._opened(scope)
+            response = await self._opened(scope)
         except HeadwaterError as error:  # nothing was sent yet, so it can still be an honest status
-            await answer(error)(scope, receive, send)
-            return
-        await ready(scope, receive, send)
+            response = answer(error)
+        await response(scope, receive, send)
+        if self.background is not None:
+            await self.background()
 
     async def _opened(self, scope: Scope) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         streams = self._delivery.streams
         if streams.draining:
             raise Draining("the server is going away; connect again")
         headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+        given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw_headers]
+        own = [(name, value) for name, value in given if name not in _OURS]
         last_id = headers.get("last-event-id")
         resumed = self._offset_of(last_id) if last_id else query.get("offset")
         head = await streams.head(self._name)
         format_ = self._choose(head, headers, query)
+        if scope["method"] == "HEAD":
+            return bodiless(self.status_code, [("content-type", format_.content_type), *STREAMING_HEADERS, *own])
         cursor = await streams.cursor(self._name, resumed)
-        own = _own_headers(self.raw_headers)
         if resumed and head.closed and cursor.offset == head.offset:
             cursor.close()
-            return Response(status_code=204, headers=dict(own))  # nothing to resume: EventSource stops for good
+            ended = [("stream-closed", "true"), *([("stream-outcome", head.outcome)] if head.outcome else [])]
+            return bodiless(204, [*own, *ended])  # nothing to resume: EventSource stops for good
 
         async def deliver(scope: Scope, receive: Receive, send: Send) -> None:
             await self._delivery.respond(scope, receive, send, cursor, format_, own, self.status_code)
-            if self.background is not None:
-                await self.background()
 
         return deliver
 
 
-def _own_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+def bodiless(status: int, headers: Iterable[tuple[str, str]]) -> Response:
+    """A response without a body, and without saying how long one would be."""
+    response = Response(status_code=status)
+    del response.headers["content-length"]
+    for name, value in headers:
+        response.headers.append(name, value)
+    return response

@@ -48,6 +48,8 @@ class Tail:
         """As last committed, as far as is known here; None: not known, ask the store."""
         self.latest: Head | Absent | None = None
         """What the next decision is made on: `head`, or the head of a commit still on its way."""
+        self.turn = asyncio.Lock()
+        """Held while a decision is made on `latest`."""
         self.outstanding: asyncio.Future[None] | None = None
         """The last commit submitted; when it is done, so are all before it."""
         self.wakes = 0

@@ -131,7 +131,7 @@ class Leases:
             lease = await self._commits.head(PREFIX + owner)
             start = Offset(lease.generation, BEGINNING.position)
             place = await self._commits.store.read(PREFIX + owner, start, max_bytes=1)
-            return msgspec.json.decode(place[0].data, type=Place).surely_dead()
+            return await asyncio.to_thread(msgspec.json.decode(place[0].data, type=Place).surely_dead)
         except (StreamNotFound, OffsetGone):
             return True
         except (IndexError, msgspec.DecodeError):
@@ -155,7 +155,7 @@ class Leases:
             await self._take()
 
     async def _take(self) -> None:
-        place = Item(msgspec.json.encode(Place.here()))
+        place = Item(msgspec.json.encode(await asyncio.to_thread(Place.here)))
         config = Config("application/json", TTL_SECONDS)
         await self._commits.carry_out(PREFIX + self.owner, Create(config, [place]))
 

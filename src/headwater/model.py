@@ -71,11 +71,12 @@ class Config(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Head(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The small state of a stream; each accepted request makes a new one, its `version` one higher."""
+    """The small state of a stream; each accepted request makes a new one."""
 
     config: Config
     generation: int
     version: int = 1
+    """Grows with each head; what a store compares. No two heads ever offered for a stream may have the same one."""
     tail: int = 0
     """Position after the last message."""
     start: int = 0

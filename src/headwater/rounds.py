@@ -52,7 +52,9 @@ class Rounds:
         self._bucket_of[one] = second
 
     def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(ROUND_SECONDS, self._round)
+        loop = asyncio.get_running_loop()
+        # On the second: a bucket is looked at as soon as it is due.
+        self._timer = loop.call_at((math.floor(loop.time() / ROUND_SECONDS) + 1) * ROUND_SECONDS, self._round)
 
     def _round(self) -> None:
         loop = asyncio.get_running_loop()

@@ -51,7 +51,8 @@ class Store(abc.ABC):
 
         Submission is immediate and in order: of two commits of one stream, the first called is the first tried. The
         returned future raises VersionConflict where something else is there (nothing was written then), or
-        StoreUnavailable. A head of another generation than `expected` replaces the stream, old messages and all.
+        StoreUnavailable. A head of another generation than `expected` replaces the stream, old messages and all. That
+        no two heads offered for a stream have the same version is for the caller to see to.
         Cancelling the wait changes nothing (G6).
         """
 

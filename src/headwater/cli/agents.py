@@ -68,7 +68,8 @@ def _attribute(owner: object, name: str, target: str) -> object:
     except AttributeError as error:
         public = [known for known in dir(owner) if not known.startswith("_")]
         hint = _meant(name, public) or f"it has: {', '.join(public[:MOST_NAMES]) or 'nothing'}"
-        whose = f"module {owner.__name__!r}" if isinstance(owner, ModuleType) else type(owner).__name__
+        kind = owner if isinstance(owner, type) else type(owner)
+        whose = f"module {owner.__name__!r}" if isinstance(owner, ModuleType) else kind.__name__
         raise BadRequest(f"{target}: {whose} has no {name!r}; {hint}") from error
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, existing
 from headwater.client import Client, StreamInfo
 from headwater.model import Head
+from headwater.streams import Streams
 
 PAGE: Final = 500
 OWN: Final = "headwater/"
@@ -36,7 +37,8 @@ def ls(
     [dim]$[/] headwater ls chat/ --json
     [dim]$[/] headwater ls --store sqlite:///headwater.db
     """
-    asyncio.run(_print(_of_server(server, key, prefix) if store is None else _of_store(store, prefix), as_json))
+    found = _of_server(server, key, prefix) if store is None else _of_store(existing(store), prefix)
+    asyncio.run(_print(found, as_json))
 
 
 async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
@@ -73,8 +75,8 @@ async def _of_server(server: str, key: str | None, prefix: str) -> AsyncIterator
                 return
 
 
-async def _of_store(store: str, prefix: str) -> AsyncIterator[StreamInfo]:
-    async with existing(store) as streams:
+async def _of_store(store: Streams, prefix: str) -> AsyncIterator[StreamInfo]:
+    async with store as streams:
         after: str | None = None
         while found := await streams.list(prefix, after=after, limit=PAGE):
             for name, head in found:

@@ -19,6 +19,7 @@ import typer
 from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, address, existing
 from headwater.client import Client, Event, Unreachable
 from headwater.errors import HeadwaterError
+from headwater.streams import Streams
 
 ENDED_BADLY: Final = 3
 
@@ -66,7 +67,7 @@ def tail(
     """
     printer = _Printer("offsets" if verbose else format_)
     if store is not None:
-        outcome = asyncio.run(_from_store(target, store, from_, printer.show))
+        outcome = asyncio.run(_from_store(existing(store), target, from_, printer.show))
     else:
         outcome = asyncio.run(_from_server(*address(target, server), key, from_, printer.show))
     printer.finish()
@@ -76,27 +77,26 @@ def tail(
 
 
 async def _from_server(base: str, target: str, key: str | None, offset: str | None, show: Show) -> str | None:
-    lost = False
-
     def on_lost(error: HeadwaterError, seconds: float) -> None:
-        nonlocal lost
         if reader.connections == 0 and isinstance(error, Unreachable):
             raise Unreachable(f"{error}; start a server with `headwater serve`, or name another with --server URL")
-        lost = True
         _note(f"{error}; trying again in {seconds:.1f} s")
 
-    async with Client(base, key=key) as client, client.follow(target, offset, on_lost=on_lost) as reader:
-        async for event in reader:
-            if lost:
-                lost = False
-                _note("connected again")
-            show(event)
+    def on_connected() -> None:
+        if reader.connections > 1:
+            _note("connected again")
+
+    async with Client(base, key=key) as client:
+        reader = client.follow(target, offset, on_lost=on_lost, on_connected=on_connected)
+        async with reader:
+            async for event in reader:
+                show(event)
     return reader.outcome
 
 
-async def _from_store(name: str, store: str, offset: str | None, show: Show) -> str | None:
+async def _from_store(store: Streams, name: str, offset: str | None, show: Show) -> str | None:
     outcome: str | None = None
-    async with existing(store) as streams, aclosing(streams.follow(name, offset)) as pages:
+    async with store as streams, aclosing(streams.follow(name, offset)) as pages:
         async for page in pages:
             for message in page.messages:
                 show(Event(message.data, str(message.offset)))

@@ -6,6 +6,7 @@ whether it was carried out is then not known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -90,18 +91,26 @@ class Client:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def follow(self, path_or_url: str, offset: str | None = None, *, on_lost: OnLost | None = None) -> Reader:
+    def follow(
+        self,
+        path_or_url: str,
+        offset: str | None = None,
+        *,
+        on_lost: OnLost | None = None,
+        on_connected: Callable[[], None] | None = None,
+    ) -> Reader:
         """Every message after `offset` (None: from the start; "now": from here on), live, until the stream is over.
 
         `path_or_url`: a stream's name, or any URL that answers with a stream or a run as server-sent events.
-        `on_lost(error, seconds)` hears of each lost connection and of the pause before the next; what it raises ends
-        the reading. Nothing is sent before the first message is asked for.
+        `on_lost(error, seconds)` hears of each lost connection and of the pause before the next, `on_connected()` of
+        each that is made; what they raise ends the reading. Nothing is sent before the first message is asked for.
         """
         url = self._url(path_or_url)
         if STREAMS in url.path:
             url = url.copy_remove_param("live").copy_set_param("format", "sse")
         headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-store"}
-        return Reader(self._http, url, offset, headers | self._credentials(url), self._retry, on_lost)
+        headers |= self._credentials(url)
+        return Reader(self._http, url, offset, headers, self._retry, on_lost, on_connected)
 
     async def head(self, path: str) -> StreamInfo:
         """How a stream stands. Raises StreamNotFound."""

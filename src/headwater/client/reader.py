@@ -96,6 +96,7 @@ class Reader(AsyncIterator[Event]):
         headers: dict[str, str],
         retry: Retry,
         on_lost: OnLost | None,
+        on_connected: Callable[[], None] | None,
     ) -> None:
         self.offset = offset
         self.outcome: str | None = None
@@ -105,6 +106,7 @@ class Reader(AsyncIterator[Event]):
         self.connections = 0
         """How often the server has answered with the stream."""
         self._http, self._headers, self._retry, self._on_lost = http, headers, retry, on_lost
+        self._on_connected = on_connected
         self._first = url if offset is None else url.copy_set_param("offset", offset)
         self._again = url.copy_remove_param("offset")
         self._last_id: str | None = None
@@ -114,7 +116,7 @@ class Reader(AsyncIterator[Event]):
         self._arrived: deque[sse.Event] = deque()
         self._is_run = False
         self._terminal_seen = False
-        self._connected_at = 0.0
+        self._connected_at: float | None = None
         self._failures = 0
         self._pause: float | None = None
         self._closed = False
@@ -248,6 +250,8 @@ class Reader(AsyncIterator[Event]):
         # another `now`, nor in another stream of this name.
         if self._last_id is None and "stream-next-offset" in response.headers:
             self.offset = self._last_id = response.headers["stream-next-offset"]
+        if self._on_connected is not None:
+            self._on_connected()
 
     async def _refused(self, response: httpx.Response) -> None:
         error = error_of(response.status_code, await response.aread())
@@ -280,12 +284,12 @@ class Reader(AsyncIterator[Event]):
 
     async def _disconnect(self) -> None:
         response, self._response = self._response, None
-        if response is None:
-            return
+        since, self._connected_at = self._connected_at, None
         # Silence with heartbeats is a good connection too: its end is the first failure, not one more.
-        if self._retry.clock() - self._connected_at >= self._retry.longest:
+        if since is not None and self._retry.clock() - since >= self._retry.longest:
             self._failures = 0
-        await response.aclose()
+        if response is not None:
+            await response.aclose()
 
 
 def unreachable(url: httpx.URL, error: httpx.RequestError) -> Unreachable:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from headwater.decide import media_type
 from headwater.errors import NotAcceptable
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines, Raw
 from headwater.formats.sse import ServerSentEvents
+
+_Q: Final = re.compile(r"[01](\.\d{0,3})?", re.ASCII)
 
 
 def by_name(name: str, content_type: str) -> Format:
@@ -21,7 +26,16 @@ def by_name(name: str, content_type: str) -> Format:
 
 
 def accepted(accept: str) -> str | None:
-    """The format that an Accept header asks for above all, or None where it names none of ours."""
+    """The format that an Accept header asks for above all: its first of the highest quality. None: not one of ours."""
     names = {"text/event-stream": "sse", "application/x-ndjson": "ndjson", "application/jsonl": "ndjson"}
-    wanted = [media_type(part) for part in accept.split(",")]
-    return next((names[kind] for kind in wanted if kind in names), None)
+    best = max(accept.split(","), key=_quality)  # the first of equals
+    return names.get(media_type(best)) if _quality(best) else None
+
+
+def _quality(part: str) -> float:
+    """The `q` of one part of an Accept header (RFC 9110, 12.4.2); 0 where it is none."""
+    for parameter in part.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "q":
+            return float(value) if _Q.fullmatch(value.strip()) else 0.0
+    return 1.0

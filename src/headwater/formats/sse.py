@@ -7,8 +7,10 @@ Without them (for clients that take every event for data, whatever its name) the
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Hashable
+from typing import Final
 
 import msgspec
 
@@ -18,7 +20,10 @@ from headwater.formats.format import Format, is_json, is_text
 from headwater.model import Message, Page
 from headwater.wire import sse
 
-RECONNECT_MS = 500
+_STORED: Final = re.compile(rb"(?:event: [^\r\n]*\n)?(?:data:[^\r\n]*\n)+")
+"""What `stored_event` makes. Others may append too: what is not of this form is text, lest it forges ids or events."""
+
+RECONNECT_MS: Final = 500
 """Asked of a client whose server goes away: a new one is usually there by then; browsers wait 3 s otherwise."""
 
 
@@ -51,11 +56,11 @@ class ServerSentEvents(Format):
 
     def _event(self, message: Message) -> bytes:
         id_ = f"{self._prefix}{message.offset}"
-        if self._kind == "events":
+        if self._kind == "events" and _STORED.fullmatch(message.data):
             return b"id: %s\n%s\n" % (id_.encode(), message.data)
         if self._kind == "json":
             return b"id: %s\ndata:%s\n\n" % (id_.encode(), sse.one_line(message.data))
-        data = message.data if self._kind == "text" else b64encode(message.data)
+        data = b64encode(message.data) if self._kind == "binary" else message.data
         return sse.encode(data, id=id_)
 
     def ending(self, page: Page) -> bytes:

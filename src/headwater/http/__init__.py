@@ -2,6 +2,6 @@
 
 from headwater.http.app import App
 from headwater.http.lifespan import lifespan, opened
-from headwater.http.response import StreamResponse
+from headwater.http.response import StreamResponse, follow
 
-__all__ = ["App", "StreamResponse", "lifespan", "opened"]
+__all__ = ["App", "StreamResponse", "follow", "lifespan", "opened"]

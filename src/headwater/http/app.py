@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
 
 from starlette.responses import Response
 
@@ -106,12 +105,12 @@ class App:
             return Response("ok\n", media_type="text/plain")
         if path == "/readyz":
             return Response("ok\n" if self._ready else "draining\n", 200 if self._ready else 503)
-        if path.startswith("/v1/runs") and self._runs is not None:
+        if (path == "/v1/runs" or path.startswith("/v1/runs/")) and self._runs is not None:
             return await self._run(exchange, self._runs, path.split("/")[3:])
         raise NotFound("there is nothing at this path")
 
     async def _run(self, exchange: Exchange, runs: RunResource, rest: list[str]) -> Response:
-        match [unquote(part) for part in rest]:
+        match rest:
             case [] | [""]:
                 return await runs.collection(exchange)
             case [run_id]:

@@ -83,7 +83,13 @@ class Keys(Auth):
             raise BadRequest(f"the key file {path} is not valid TOML") from error
         if not isinstance(entries, list) or not entries:
             raise BadRequest(f"the key file {path} has no [[key]] entry")
-        return cls(dict(_entry(entry, number) for number, entry in enumerate(entries, start=1)))
+        principals: dict[str, Principal] = {}
+        for number, entry in enumerate(entries, start=1):
+            digest, principal = _entry(entry, number)
+            if digest in principals:
+                raise BadRequest(f"key {number} of the key file: is the same as that of {principals[digest].name!r}")
+            principals[digest] = principal
+        return cls(principals)
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -108,14 +114,14 @@ def _entry(entry: Any, number: int) -> tuple[str, Principal]:
     if (secret is None) == (digest is None):
         raise wrong("needs either `secret` or `sha256`")
     if secret is not None:
-        if len(str(secret)) < 16:
-            raise wrong("a secret has at least 16 characters")
-        digest = hashlib.sha256(str(secret).encode()).hexdigest()
+        if not isinstance(secret, str) or len(secret) < 16:
+            raise wrong("a secret is a text of at least 16 characters")
+        digest = hashlib.sha256(secret.encode()).hexdigest()
     digest = str(digest).lower()
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise wrong("`sha256` is 64 hexadecimal digits")
     actions, streams = entry.get("actions", sorted(ACTIONS)), entry.get("streams", ["*"])
-    if not isinstance(actions, list) or not set(actions) <= ACTIONS:
+    if not isinstance(actions, list) or not all(isinstance(one, str) and one in ACTIONS for one in actions):
         raise wrong(f"`actions` is a list out of {', '.join(sorted(ACTIONS))}")
     if not isinstance(streams, list) or not all(isinstance(pattern, str) for pattern in streams):
         raise wrong("`streams` is a list of patterns")

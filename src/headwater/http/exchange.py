@@ -6,6 +6,8 @@ delivery.
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -14,6 +16,8 @@ from starlette.datastructures import Headers
 from headwater.delivery import Receive, Scope, Send
 from headwater.errors import BadRequest, TooLarge
 from headwater.http.auth import Action, Auth, Principal
+
+_DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
 class Exchange:
@@ -100,6 +104,6 @@ class Exchange:
         text = self.query(name)
         if text is None:
             return default
-        if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= most:
+        if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= most:
             raise BadRequest(f"{name} is a whole number from 1 to {most}")
         return int(text)

@@ -35,11 +35,11 @@ class Events:
 
     def messages(self, item: Any) -> Iterator[bytes]:
         """The messages that `item` makes: none, one, or several. Raises TypeError for what cannot be sent."""
-        if isinstance(item, str | bytes):
-            yield from self._text(item.encode() if isinstance(item, str) else item)
+        if isinstance(item, str | bytes | bytearray | memoryview):
+            yield from self._text(to_bytes(item))
         elif isinstance(item, Mapping) and "data" in item and FIELDS.issuperset(item):
             yield stored_event(_plain(item["data"]), item.get("event"))
-        elif type(item).__name__ == "ServerSentEvent":
+        elif any(kind.__name__ == "ServerSentEvent" for kind in type(item).__mro__):
             yield from _event_object(item)
         else:
             yield stored_event(to_json(item), None)

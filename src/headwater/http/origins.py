@@ -26,8 +26,8 @@ ALLOWED_HEADERS: Final = (
 )
 EXPOSED_HEADERS: Final = (
     "location, content-location, etag, retry-after, x-run-id, stream-next-offset, stream-up-to-date, stream-closed, "
-    "stream-cursor, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, producer-seq, "
-    "producer-expected-seq, producer-received-seq"
+    "stream-outcome, stream-cursor, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, "
+    "producer-seq, producer-expected-seq, producer-received-seq"
 )
 
 
@@ -48,14 +48,14 @@ class Origins:
         if self._hosts is not None and _host_name(host) not in self._hosts:
             raise Forbidden("this server does not go by that name; start it with --host NAME to allow it")
         origin = headers.get("origin")
-        if origin is None or method in _SAFE_METHODS or urlsplit(origin).netloc == host or self.allows(origin):
+        if origin is None or method in _SAFE_METHODS or (host and _place(origin) == host) or self.allows(origin):
             return
         raise Forbidden("pages of this origin may not write here; start the server with --cors-origin to allow it")
 
     def allows(self, origin: str) -> bool:
         if "*" in self._allowed or origin in self._allowed:
             return True
-        return LOOPBACK in self._allowed and urlsplit(origin).hostname in _LOOPBACK_HOSTS
+        return LOOPBACK in self._allowed and _host_name(_place(origin)) in _LOOPBACK_HOSTS
 
     def headers(self, method: str, request: Mapping[str, str]) -> list[tuple[str, str]]:
         """What CORS adds to the answer. Credentials are never allowed: keys travel in a header, not in cookies."""
@@ -70,6 +70,14 @@ class Origins:
                 ("access-control-max-age", "86400"),
             ]
         return [*added, ("vary", "origin")]
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin; empty for `null` and for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _host_name(host: str) -> str:

@@ -1,7 +1,8 @@
 """Generators that are run by the process and not by a request, each into a stream of its own.
 
 Knows streams, writers and what generators give. Invariants: the stream's last word says how the generator ended
-(`error` event, closed as failed); nothing of an exception but that it happened reaches a reader.
+(`error` event, closed as failed), however long the store was away; nothing of an exception but that it happened reaches
+a reader.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.concurrency import iterate_in_threadpool
 
 from headwater.decide import Append, Item
 from headwater.delivery import Delivery
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound
 from headwater.http.items import error_event
 from headwater.model import Head
 from headwater.streams import Streams
@@ -31,6 +33,12 @@ EVENTS: Final = "text/event-stream"
 _FAILED: Final = ("failed", "the answer could not be finished")
 _INTERRUPTED: Final = ("interrupted", "the server that made this answer went away before it was finished")
 
+STOP_SECONDS: Final = 5.0
+"""How long generators get to wind up when the process ends."""
+
+MENDING_SECONDS: Final = 5.0
+"""Between two attempts to end a stream whose store is away."""
+
 Content = AsyncIterable[Any] | Iterable[Any]
 Messages = Callable[[Any], Iterator[bytes]]
 
@@ -40,95 +48,134 @@ class Producers:
 
     def __init__(self, streams: Streams) -> None:
         self.delivery = Delivery(streams)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Production] = {}
         streams.leases.finisher(KIND, self._finish_orphan)
 
     def __repr__(self) -> str:
-        return f"<Producers [{len(self._tasks)} running]>"
+        return f"<Producers [{len(self._running)} running]>"
 
-    def start(self, production: Production) -> None:
+    async def start(self, production: Production) -> None:
+        """Make the stream and begin. Cancelled or not: with the stream there is a task that ends it."""
+        await asyncio.shield(asyncio.ensure_future(self._start(production)))
+
+    async def _start(self, production: Production) -> None:
+        try:
+            await production.writer.open()
+        except HeadwaterError:
+            await let_go(production.content)
+            raise
         task = asyncio.create_task(production.run(), name=f"headwater-response {production.writer.name}")
-        production.task = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._running[task] = production
+        task.add_done_callback(self._running.pop)
 
     async def interrupt(self) -> None:
         """End all of them, because the process ends; their streams say so when this returns."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=5.0)
+        for task, production in self._running.items():
+            production.interrupt(task)
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=STOP_SECONDS)
 
     async def _finish_orphan(self, name: str, head: Head) -> None:
-        last = [Item(error_event(*_INTERRUPTED))] if head.config.content_type == EVENTS else []
+        last = [Item(message) for message in _error(head.config.content_type, _INTERRUPTED)]
         await self.delivery.streams.carry_out(name, Append(last, close=True, outcome="failed"))
 
 
 class Production:
     """One generator on its way into its stream."""
 
-    def __init__(self, content: Content, messages: Messages, writer: Writer) -> None:
-        self.writer = writer
-        self.task: asyncio.Task[None] | None = None
-        self._content, self._messages = content, messages
+    def __init__(self, content: Content, messages: Messages, writer: Writer, streams: Streams) -> None:
+        self.content, self.writer = content, writer
+        self._messages, self._streams = messages, streams
         self._decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._interrupted = self._ending = False
 
     async def decided(self, seconds: float) -> None:
         """Wait until the first item has come, or so long; raises what the generator raised before its first item."""
-        await asyncio.wait([self._decided], timeout=seconds)
-        if not self._decided.done():
-            self._decided.cancel()  # too late for an error status: from now on an error is the stream's last event
-        else:
+        try:
+            await asyncio.wait([self._decided], timeout=seconds)
+        finally:
+            if not self._decided.done():
+                self._decided.cancel()  # too late for an error status: an error is the stream's last event from now on
+        if not self._decided.cancelled():
             self._decided.result()
+
+    def interrupt(self, task: asyncio.Task[None]) -> None:
+        """Stop it once: its own cleaning up is not to be cut short by being told twice."""
+        if not self._interrupted and not self._ending:
+            # Behind the task's first step: one that is cancelled before it would never come to end its stream.
+            asyncio.get_running_loop().call_soon(task.cancel)
+        self._interrupted = True
 
     async def run(self) -> None:
         """Run the generator to its end, whoever reads."""
+        outcome, last = await self._outcome()
+        self._ending = True
+        if not self._decided.done():
+            self._decided.set_result(None)
         try:
-            outcome, last = await self._outcome()
-            if not self._decided.done():
-                self._decided.set_result(None)
             await asyncio.shield(asyncio.ensure_future(self.writer.aclose(outcome, *last)))
+        except StreamClosed:
+            _log.warning("response %s was ended by another process", self.writer.name)
         except HeadwaterError as error:
             _log.error("response %s could not be written to its stream: %s", self.writer.name, error)
+            await self._mend()
 
     async def _outcome(self) -> tuple[str, list[bytes]]:
-        items = aiter(self._iterable())
         try:
-            async for item in items:
-                for message in self._messages(item):
-                    await self.writer.send(message)
-                if not self._decided.done():
-                    self._decided.set_result(None)
+            items = aiter(self._iterable())
+            try:
+                async for item in items:
+                    for message in self._messages(item):
+                        await self.writer.send(message)
+                    if not self._decided.done():
+                        self._decided.set_result(None)
+            finally:
+                await let_go(items)
         except asyncio.CancelledError:
-            return "failed", self._error(_INTERRUPTED)
-        except HeadwaterError:
-            raise
+            return "failed", _error(self.writer.content_type, _INTERRUPTED)
         except Exception as error:  # noqa: BLE001 -- a generator may raise anything, and its readers must be told
-            return "failed", self._failed(error)
-        finally:
-            close = getattr(items, "aclose", None)
-            if close is not None:
-                await close()
+            self._failed(error)
+            return "failed", _error(self.writer.content_type, _FAILED)
         return "completed", []
 
-    def _failed(self, error: Exception) -> list[bytes]:
+    def _failed(self, error: Exception) -> None:
         if not self._decided.done():
             self._decided.set_exception(error)  # the request is still waiting: it becomes an HTTP error
         else:
             _log.error("the generator of response %s failed", self.writer.name, exc_info=error)
-        return self._error(_FAILED)
 
-    def _error(self, said: tuple[str, str]) -> list[bytes]:
-        return [error_event(*said)] if self.writer.content_type == EVENTS else []
+    async def _mend(self) -> None:
+        """The writer has given up: end the stream behind what is there, when the store is back.
+
+        If the process ends before, its lease lapses, and another one does it.
+        """
+        self._ending = False
+        with suppress(HeadwaterError):
+            await self.writer.flush()
+        last = [Item(message) for message in _error(self.writer.content_type, _FAILED)]
+        while True:
+            try:
+                await self._streams.carry_out(self.writer.name, Append(last, close=True, outcome="failed"))
+                return
+            except (StreamClosed, StreamNotFound):
+                return
+            except HeadwaterError:
+                if self._interrupted:
+                    return
+            await asyncio.sleep(MENDING_SECONDS)
 
     def _iterable(self) -> AsyncIterable[Any]:
-        if isinstance(self._content, AsyncIterable):
-            return self._content
-        return iterate_in_threadpool(self._content)  # a sync generator may block: not on the loop
+        if isinstance(self.content, AsyncIterable):
+            return self.content
+        return iterate_in_threadpool(self.content)  # a sync generator may block: not on the loop
 
 
-async def never_started(content: Content) -> None:
-    """Let go of a generator that is not needed, without a warning that it was never run."""
+def _error(content_type: str, said: tuple[str, str]) -> list[bytes]:
+    return [error_event(*said)] if content_type == EVENTS else []
+
+
+async def let_go(content: Content) -> None:
+    """Close a generator, begun or not, so that it cleans up now and nobody warns that it was never run."""
     close = getattr(content, "aclose", None)
     if close is not None:
         await close()

@@ -1,13 +1,15 @@
-"""StreamResponse: what FastAPI users return instead of StreamingResponse or EventSourceResponse, with the same generator.
+"""What endpoints return: `StreamResponse` for a generator, `follow` for a stream that somebody else is making.
 
-    return StreamResponse(answer(question), request)
+    return StreamResponse(answer(question), request)    # was: StreamingResponse(…) or EventSourceResponse(…)
 
 The generator is run by the process and not by the request; what it gives goes into a stream of its own, and the client
 follows that stream. So a client that is cut off goes on where it was (EventSource does it by itself: each event's id
 names stream and offset, and the endpoint, called again with Last-Event-ID, attaches and starts nothing), silence is
 kept alive, a slow client holds up nothing, and an error is told as one.
 
-Knows producers, delivery and Starlette. A generator that raises before its first item makes an ordinary HTTP error.
+Knows producers, delivery and Starlette. A generator that raises before its first item makes an ordinary HTTP error. It
+may outlive the request, so what it uses must be its own: a database session that the endpoint got by `Depends` is
+closed when the client leaves; open one inside the generator.
 """
 
 from __future__ import annotations
@@ -19,18 +21,22 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headwater.decide import media_type as bare
-from headwater.delivery import Receive, Scope, Send
-from headwater.errors import BadOffset
-from headwater.following import Following
+from headwater.decide import media_type as without_parameters
+from headwater.delivery import Delivery, Receive, Scope, Send
+from headwater.errors import BadOffset, Draining, HeadwaterError
+from headwater.following import Following, bodiless
+from headwater.formats import accepted, by_name
 from headwater.formats.format import Format
 from headwater.formats.lines import Raw
 from headwater.formats.sse import ServerSentEvents
 from headwater.http.items import Events
-from headwater.http.producers import EVENTS, KIND, Content, Producers, Production, never_started
+from headwater.http.producers import EVENTS, KIND, Content, Producers, Production, let_go
+from headwater.model import Head
+from headwater.problems import answer
 from headwater.streams import Streams
 from headwater.wire.values import to_bytes
 
@@ -64,7 +70,8 @@ class StreamResponse(Response):
         framed: bool | None = None,
         ttl: int = TTL_SECONDS,
     ) -> None:
-        """`content` gives str, bytes, dicts, pydantic models or ServerSentEvents, async or not.
+        """`content` gives str, bytes, dicts, pydantic models or ServerSentEvents, async or not; str and bytes as they
+        are, the rest as JSON. A dict with `data` and no other keys than an event's is an event, as for sse-starlette.
 
         `media_type` other than text/event-stream sends the bytes as they are (and cannot be resumed by Last-Event-ID).
         `owner`: only requests that give the same one can resume this response (a user's id, say). `framed`: whether
@@ -73,39 +80,48 @@ class StreamResponse(Response):
         super().__init__(status_code=status_code, headers=headers)
         del self.headers["content-length"]
         self._content, self._request = content, request
-        self._type, self._framed, self._ttl = media_type, framed, ttl
-        self._events = bare(media_type) == EVENTS
+        self._framed, self._ttl = framed, ttl
+        self._events = without_parameters(media_type) == EVENTS
+        self._type = EVENTS if self._events else _with_charset(media_type)
         # Part of the stream's name, so that an id of one endpoint or owner is good for no other (G10).
         self._place = hashlib.sha256(f"{request.scope['path']}\0{owner}".encode()).hexdigest()[:16]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        producers = await _producers(self._request)
-        last_id = self._request.headers.get("last-event-id")
-        if last_id and self._events:
-            await never_started(self._content)
-            id_, offset = _parsed(last_id)
-        else:
-            id_, offset = secrets.token_urlsafe(16), None
-            await self._start(producers, id_)
+        response: Response
+        try:
+            response = await self._response(await _producers(self._request), scope["method"])
+        except HeadwaterError as error:
+            response = answer(error)
+        await response(scope, receive, send)
+
+    async def _response(self, producers: Producers, method: str) -> Response:
+        last_id = self._request.headers.get("last-event-id") if self._events else None
+        if last_id or method == "HEAD" or producers.delivery.streams.draining:
+            await let_go(self._content)
+        if producers.delivery.streams.draining:
+            raise Draining("the server is going away; connect again")
+        if method == "HEAD":
+            return bodiless(self.status_code, [("content-type", self._format("").content_type), *self.headers.items()])
+        id_, offset = _parsed(last_id) if last_id else (await self._start(producers), "-1")
         following = Following(
             producers.delivery,
             self._name(id_),
             lambda *_: self._format(id_),
-            headers={**dict(self.headers), "x-stream-id": id_},
             status_code=self.status_code,
-            offset_of=lambda _: offset or "-1",
+            offset_of=lambda _: offset,
         )
+        following.raw_headers = [*self.raw_headers, (b"x-stream-id", id_.encode())]
         following.background = self.background
-        await following(scope, receive, send)
+        return following
 
-    async def _start(self, producers: Producers, id_: str) -> None:
-        writer = producers.delivery.streams.writer(
-            self._name(id_), content_type=self._type, ttl=self._ttl, labels={"kind": KIND}
-        )
-        await writer.open()
-        production = Production(self._content, self._messages(), writer)
-        producers.start(production)
+    async def _start(self, producers: Producers) -> str:
+        id_ = secrets.token_urlsafe(16)
+        streams = producers.delivery.streams
+        writer = streams.writer(self._name(id_), content_type=self._type, ttl=self._ttl, labels={"kind": KIND})
+        production = Production(self._content, self._messages(), writer, streams)
+        await producers.start(production)
         await production.decided(FIRST_SECONDS)
+        return id_
 
     def _name(self, id_: str) -> str:
         return f"responses/{self._place}/{id_}"
@@ -116,9 +132,41 @@ class StreamResponse(Response):
     def _format(self, id_: str) -> Format:
         if self._events:
             return ServerSentEvents(EVENTS, named=False, prefix=f"{id_}~")
-        raw = Raw(self._type)
+        raw = Raw("text/plain")  # nothing is put between the messages, whatever they are
         raw.content_type = self._type
         return raw
+
+
+def follow(
+    streams: Streams,
+    name: str,
+    request: Request,
+    *,
+    status_code: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Following:
+    """Stream `name` for the client that asks, from where it was: return this from an endpoint.
+
+    Server-sent events, unless `?format=` or Accept wants `ndjson` or `text`. A client resumes by Last-Event-ID or
+    `?offset=`, and gets 404 where there is no such stream, 204 where it has all of a closed one.
+    """
+    producers = (request.scope.get("state") or {}).get(STATE)
+    if producers is None or producers.delivery.streams is not streams:
+        delivery = Delivery(streams)
+    else:
+        delivery = producers.delivery  # with one timer for all readers
+    return Following(delivery, name, _choose, status_code=status_code, headers=headers)
+
+
+def _choose(head: Head, headers: Headers, query: QueryParams) -> Format:
+    name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
+    return by_name(name, head.config.content_type)
+
+
+def _with_charset(media_type: str) -> str:
+    """As Starlette has it: text is UTF-8, and says so."""
+    in_text = media_type.startswith("text/") and "charset=" not in media_type
+    return f"{media_type}; charset=utf-8" if in_text else media_type
 
 
 def _as_they_are(item: Any) -> Iterator[bytes]:

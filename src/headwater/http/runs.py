@@ -88,8 +88,9 @@ class RunResource:
 
 
 def _is_input(given: object) -> bool:
-    messages = given if isinstance(given, list) else []
-    return bool(given) and (isinstance(given, str) or (messages != [] and all(isinstance(m, dict) for m in messages)))
+    if isinstance(given, list):
+        return given != [] and all(isinstance(message, dict) for message in given)
+    return isinstance(given, str) and given != ""
 
 
 def _address(exchange: Exchange, run: Run) -> str:

@@ -30,7 +30,7 @@ from headwater.errors import (
 )
 from headwater.formats import accepted, by_name
 from headwater.formats.durable import DurableEvents, body
-from headwater.formats.format import is_json
+from headwater.formats.format import is_json, is_text
 from headwater.http.exchange import Exchange
 from headwater.model import Config, Head, Page
 from headwater.positions import NOW
@@ -42,6 +42,9 @@ RESERVED: Final = ("runs/", "responses/", "headwater/")
 """Streams the server itself writes: read like any other (but for its own housekeeping), written by nobody else."""
 
 CACHEABLE: Final = "max-age=60, stale-while-revalidate=300"  # (10)
+
+SANDBOX: Final = ("content-security-policy", "sandbox")
+"""A writer chooses the content type: what it stored, opened as a page, must not act as one of this server's own."""
 
 Answer = Response | None
 """None: the answer has been sent already."""
@@ -99,11 +102,10 @@ class StreamResource:
     async def _post(self, exchange: Exchange, name: str) -> Answer:
         headers = exchange.headers
         close = durable.parse_closed(headers.get("stream-closed"))
+        _may_write(exchange, "close" if close else "append", name)  # before a body is taken in
         data = await exchange.body(self._streams.limits.message_bytes)
-        if data or not close:
+        if data and close:
             _may_write(exchange, "append", name)
-        if close:
-            _may_write(exchange, "close", name)
         content_type = headers.get("content-type")
         if data and content_type is None:
             raise BadRequest("an append with a body needs a Content-Type")
@@ -202,10 +204,10 @@ class StreamResource:
         """The next page, or None when the time is up or the server goes away."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._long_poll_seconds
-        while not self._streams.draining and loop.time() < give_up:
+        while True:
             wakes = cursor.tail.wakes
             page = await cursor.take()
-            if page is not None:
+            if page is not None or self._streams.draining or loop.time() >= give_up:
                 return page
             if cursor.tail.wakes == wakes:
                 waiter = cursor.tail.waiter()
@@ -213,7 +215,6 @@ class StreamResource:
                     await asyncio.wait([waiter], timeout=give_up - loop.time())
                 finally:
                     cursor.tail.discard(waiter)
-        return None
 
     async def _live(self, exchange: Exchange, name: str, offset: str) -> Answer:
         head = await self._streams.head(name)
@@ -236,7 +237,10 @@ class StreamResource:
         except NotAcceptable:
             cursor.close()
             raise
-        await self._deliver(exchange, cursor, format_, [("stream-next-offset", str(cursor.offset))])
+        headers = [("stream-next-offset", str(cursor.offset)), SANDBOX]
+        if format_name == "sse" and not is_text(head.config.content_type):
+            headers.append(("stream-sse-data-encoding", "base64"))
+        await self._deliver(exchange, cursor, format_, headers)
         return None
 
     async def _deliver(
@@ -258,10 +262,14 @@ async def list_streams(exchange: Exchange, streams: Streams) -> Response:
         return Response(status_code=405, headers={"allow": "GET"})
     prefix = exchange.query("prefix") or ""
     exchange.authorize("list", prefix)
-    limit = exchange.whole_number("limit", 100, 1000)
-    found = await streams.list(prefix, after=exchange.query("after"), limit=limit)
-    visible = [(n, h) for n, h in found if not n.startswith("headwater/") and exchange.allows("read", n)]
-    said = {"streams": [_listed(*one) for one in visible], "next": found[-1][0] if len(found) == limit else None}
+    limit, after, more = exchange.whole_number("limit", 100, 1000), exchange.query("after"), True
+    visible: list[tuple[str, Head]] = []
+    while more and len(visible) < limit:  # `next` is only ever a name that this principal may see
+        found = await streams.list(prefix, after=after, limit=limit)
+        visible += [(n, h) for n, h in found if not n.startswith("headwater/") and exchange.allows("read", n)]
+        after, more = found[-1][0] if found else None, len(found) == limit
+    shown = visible[:limit]
+    said = {"streams": [_listed(*one) for one in shown], "next": shown[-1][0] if len(visible) >= limit else None}
     return Response(msgspec.json.encode(said), 200, {"cache-control": "no-store"}, "application/json")
 
 
@@ -307,6 +315,8 @@ def _state(head: Head) -> dict[str, str]:
     headers = {"stream-next-offset": str(head.offset)}
     if head.closed:
         headers["stream-closed"] = "true"
+        if head.outcome is not None:
+            headers["stream-outcome"] = head.outcome
     if head.config.ttl is not None:
         headers["stream-ttl"] = str(head.config.ttl)
     if head.config.expires_at is not None:
@@ -317,7 +327,7 @@ def _state(head: Head) -> dict[str, str]:
 
 def _position(page: Page) -> dict[str, str]:
     """Where a page ends, in headers (5.6): at the tail, and at the end for ever."""
-    headers = {"stream-next-offset": str(page.next)}
+    headers = dict([("stream-next-offset", str(page.next)), SANDBOX])
     if page.up_to_date:
         headers["stream-up-to-date"] = "true"
     if page.closed:

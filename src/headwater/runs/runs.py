@@ -282,7 +282,7 @@ class Runs:
         """End a run whose process is gone, so that its readers are told."""
         await self._end_as_failed(name, *INTERRUPTED)
 
-    async def _end_as_failed(self, name: str, code: str, message: str) -> None:
+    async def _end_as_failed(self, name: str, code: str, reason: str) -> None:
         """End a run by what its stream holds, and nothing else."""
         parts = OpenParts()
         offset: Any = None
@@ -293,7 +293,7 @@ class Runs:
             offset = page.next
             if page.up_to_date:
                 break
-        last = [*parts.closing_events(), run_error(code, message)]
+        last = [*parts.closing_events(), run_error(code, reason)]
         items = [Item(encode(event)) for event in last]
         await self.streams.carry_out(name, Append(items, close=True, outcome="failed"))
 

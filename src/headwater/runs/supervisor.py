@@ -129,7 +129,8 @@ class Supervised:
             await self._writer.flush()
         while True:
             try:
-                return await self._end_as_failed(error.code, str(error))
+                await self._end_as_failed(error.code, str(error))
+                return
             except (StreamClosed, StreamNotFound):
                 return
             except HeadwaterError:

@@ -54,12 +54,23 @@ class Connection:
 class Protocol(HttpToolsProtocol):
     """Puts a Connection into the scope of every request."""
 
+    _cycles: tuple[RequestResponseCycle, ...] = ()
+    """Whose responses have not been completed: several where requests are pipelined."""
+
     def on_headers_complete(self) -> None:
         connection = Connection(self)
         extensions: dict[str, Any] = {CONNECTION: connection}
         self.scope["extensions"] = extensions
         super().on_headers_complete()  # makes the cycle; the application itself runs later, in a task
         connection.cycle = self.cycle
+        self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for cycle in self._cycles:  # uvicorn tells the newest only, and the others would go on for ever
+            cycle.disconnected = not cycle.response_complete
+            cycle.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -15,6 +15,7 @@ Format 1:
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -85,7 +86,7 @@ def connect(path: str, *, synchronous: str = "FULL") -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     if _is_ours(connection, path):
         return
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")  # two processes may meet here; the second finds the work done
     try:
         if not _is_ours(connection, path):
@@ -97,6 +98,19 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Change the journal, for which SQLite does not itself wait: processes that start together meet here."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(0.005)
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:

@@ -64,7 +64,7 @@ class Writer:
         self._path = path
         self._loop = loop
         self._jobs: SimpleQueue[tuple[Job, Future] | None] = SimpleQueue()
-        self._garbage = connection.execute("SELECT 1 FROM garbage LIMIT 1").fetchone() is not None
+        self._garbage = True  # perhaps: an earlier process may have left some
         self._thread = threading.Thread(target=self._run, name="headwater-sqlite-writer", daemon=True)
         self.transactions = 0
         self.jobs = 0

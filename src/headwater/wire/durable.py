@@ -19,8 +19,9 @@ from headwater.model import Offset
 CURSOR_EPOCH_MS: Final = 1_728_432_000_000  # 2024-10-09T00:00:00Z (10)
 CURSOR_INTERVAL_MS: Final = 20_000
 LARGEST_INTEGER: Final = 2**53 - 1
+LATEST_MS: Final = 253_402_300_799_999  # the last of the year 9999: later ones have no RFC 3339 form
 
-_TTL: Final = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+_TTL: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _RFC3339: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -39,9 +40,12 @@ def parse_expires_at(text: str) -> int:
     if not _RFC3339.fullmatch(text):
         raise BadRequest("Stream-Expires-At is a time like 2030-01-01T00:00:00Z")
     try:
-        return int(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+        at = round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
     except ValueError as error:
         raise BadRequest("Stream-Expires-At is not a time of the calendar") from error
+    if not 0 <= at <= LATEST_MS:
+        raise BadRequest("Stream-Expires-At is a time from 1970 to 9999")
+    return at
 
 
 def parse_closed(text: str | None) -> bool:
@@ -70,6 +74,7 @@ def split_json(body: bytes) -> list[bytes]:
     """The messages of a JSON body (9): an array is flattened by one level, anything else is one message."""
     try:
         if body.lstrip(b" \t\r\n").startswith(b"["):
+            body.decode()  # msgspec.Raw leaves the bytes of strings unchecked
             return [bytes(item) for item in msgspec.json.decode(body, type=list[msgspec.Raw])]
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

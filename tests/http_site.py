@@ -1,0 +1,45 @@
+"""The ASGI application over streams in memory, on the loop's own clock, and a client of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from asgi_client import Call, Client
+
+from headwater import Limits, Streams
+from headwater.http import App
+from headwater.runs import Runs
+
+START_MS = 1_893_456_000_000
+"""What the streams' clock says when the loop's says 0: 2030-01-01T00:00:00Z."""
+
+
+class Site(Client):
+    """`await site.ask("PUT", "s")` is a request to `/v1/stream/s`."""
+
+    def __init__(self, streams: Streams, app: App) -> None:
+        super().__init__(app)
+        self.streams, self.app = streams, app
+
+    def call(self, method: str, url: str, body: bytes | str = b"", **headers: str) -> Call:
+        return super().call(method, url if url.startswith("/") else f"/v1/stream/{url}", body, **headers)
+
+    async def put(self, name: str, body: bytes | str = b"", content_type: str = "text/plain", **headers: str) -> Call:
+        return await self.ask("PUT", name, body, content_type=content_type, **headers)
+
+    async def post(self, name: str, body: bytes | str = b"", content_type: str = "text/plain", **headers: str) -> Call:
+        return await self.ask("POST", name, body, content_type=content_type, **headers)
+
+
+@asynccontextmanager
+async def open_site(limits: Limits = Limits(), sources: Any = (), **app: Any) -> AsyncIterator[Site]:
+    """`sources`: what can be run, if there are to be runs; `app`: further arguments of App."""
+    loop = asyncio.get_running_loop()
+    streams = Streams("memory:", limits=limits, clock=lambda: START_MS + round(loop.time() * 1000))
+    async with streams:
+        if not sources:
+            yield Site(streams, App(streams, **app))
+            return
+        async with Runs(streams, *sources) as runs:
+            yield Site(streams, App(streams, runs, **app))

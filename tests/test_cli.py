@@ -1,0 +1,380 @@
+"""The command line: what it says when something is wrong, and the real thing in processes of its own."""
+
+import asyncio
+import inspect
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from headwater import __version__
+from headwater.cli.agents import load
+from headwater.cli.app import app
+from headwater.cli.places import address
+from headwater.cli.serving import serve
+from headwater.errors import BadRequest
+from headwater.server import ServeConfig
+from headwater.streams import Streams
+
+TIMEOUT = 30
+
+
+def run(*arguments: str, given: str = "") -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command in this process."""
+    result = CliRunner().invoke(app, arguments, input=given, env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder as the current one, forgotten by Python afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", "") or ""):
+            del sys.modules[name]
+
+
+# -- saying what is wrong --------------------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    assert run("--version") == (0, f"headwater {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "tail", "append", "ls"])
+def test_every_command_shows_examples(command: str) -> None:
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert f"$ headwater {command}" in out
+
+
+def test_the_defaults_of_serve_are_those_of_the_server() -> None:
+    ours = {name: given.default for name, given in inspect.signature(serve).parameters.items()}
+    ours["long_poll"] = ours.pop("long_poll_timeout")
+    assert (ours.pop("agents"), ours.pop("cors_origin")) == (None, None)
+    config = ServeConfig()
+    assert ours == {name: getattr(config, name) for name in ours}
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them() -> None:
+    code = "import sys; sys.modules['typer'] = None; from headwater.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "headwater: typer or rich is not installed; run: pip install 'headwater[server]'\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("app", "'app' names no agent; write MODULE:ATTRIBUTE"),
+        (":agent", "names no agent"),
+        ("ap:agent", "there is no module 'ap'; did you mean app?"),
+        ("zyx.at_all:agent", "there is no module 'zyx'; is its folder the current one"),
+        ("app.py:agent", "'app.py' is a file; name the module: app:"),
+        ("app:asistant", "app:asistant: module 'app' has no 'asistant'; did you mean assistant?"),
+        ("app:zzz", "module 'app' has no 'zzz'; it has: assistant, nested"),
+        ("app:nested.nmae", "nested has no 'nmae'; did you mean name?"),
+        ("needs:agent", "'needs' cannot be imported: ModuleNotFoundError: No module named 'not_there' ("),
+        ("broken:agent", "'broken' cannot be imported: SyntaxError: "),
+        ("failing:agent", "'failing' cannot be imported: ValueError: no key set ("),
+        ("leaving:agent", "'leaving' cannot be imported: SystemExit: 3 ("),
+    ],
+)
+def test_an_agent_that_cannot_be_found(here: Path, spec: str, said: str) -> None:
+    here.joinpath("app.py").write_text("assistant = 1\nclass nested:\n    name = 'x'\n")
+    here.joinpath("needs.py").write_text("import not_there")
+    here.joinpath("broken.py").write_text("def f(:\n")
+    here.joinpath("failing.py").write_text("raise ValueError('no key set')")
+    here.joinpath("leaving.py").write_text("raise SystemExit(3)")
+    with pytest.raises(BadRequest, match=re.escape(said)):
+        load(spec)
+
+
+def test_agents_are_found_in_the_current_folder(here: Path) -> None:
+    here.joinpath("two.py").write_text("class box:\n    agent = 'the agent'\n")
+    assert load("two:box.agent") == (None, "the agent")
+    assert load("helper=two:box") == ("helper", sys.modules["two"].box)
+
+
+def test_other_machines_need_keys_and_it_is_said_before_anything_is_opened(here: Path) -> None:
+    status, _, err = run("serve", "--host", "0.0.0.0", "app:agent")
+    assert status == 1
+    assert "give --auth keys.toml, or say --insecure" in err
+    assert list(here.iterdir()) == []
+
+
+def test_what_serve_refuses(here: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, _, err = run("serve", "--store", "memory:", "--port", port)
+        assert (status, port in err, "--port" in err) == (1, True, True)
+    sqlite3.connect("other.db").executescript("CREATE TABLE t (a); PRAGMA user_version = 3").connection.close()
+    for arguments, said in {
+        ("--store", "redis://x"): "no store is known for 'redis://x'",
+        ("--store", "sqlite:///other.db"): "other.db is an SQLite file of another program",
+        ("--store", "sqlite:///no/folder.db"): "the folder of no/folder.db does not exist",
+        ("--auth", "keys.toml"): "the key file keys.toml cannot be read",
+        ("--heartbeat", "0"): "--heartbeat",
+        ("app:agent",): "there is no module 'app'",
+        ("sys:path", "--store", "memory:"): "list is no agent",
+    }.items():
+        status, out, err = run("serve", "--port", "0", *arguments)
+        assert (status, out) == (1, "")
+        assert err.startswith("error: ")
+        assert said in err
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    status, out, err = run("tail", "chat/42", "--server", url)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"error: nothing answers at {url}; start a server with `headwater serve`, or name another")
+    assert run("ls", "--server", url) == (1, "", f"error: nothing answers at {url}\n")
+    assert run("append", "s", "1", "--server", url) == (1, "", f"error: nothing answers at {url}\n")
+    assert "nothing to append" in run("append", "s", "--server", url)[2]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("chat/42", ("http://s:1", "chat/42")),
+        ("/v1/stream/chat", ("http://s:1", "http://s:1/v1/stream/chat")),
+        ("/v1/runs/r1", ("http://s:1", "http://s:1/v1/runs/r1/events")),
+        ("https://h/x/v1/runs/r1/", ("https://h", "https://h/x/v1/runs/r1/events")),
+        ("https://h/v1/runs/r1/events?a=1", ("https://h", "https://h/v1/runs/r1/events?a=1")),
+        ("http://h:2/v1/stream/v1/runs/r", ("http://h:2", "http://h:2/v1/stream/v1/runs/r")),
+    ],
+)
+def test_targets(target: str, expected: tuple[str, str]) -> None:
+    assert address(target, "http://s:1") == expected
+
+
+# -- a store file without a server -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(here: Path) -> str:
+    async def fill() -> None:
+        async with Streams("sqlite:///file.db") as streams:
+            await streams.create("chat/1", {"n": 1}, {"n": 2})
+            await streams.close("chat/1")
+            await streams.create("build", "made\n", "it", content_type="text/plain")
+            await streams.close("build", "failed")
+            await streams.create("bin", b"\xff", content_type="application/octet-stream", closed=True)
+
+    asyncio.run(fill())
+    return "sqlite:///file.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "expected"),
+    [
+        ("chat/1", "data", '{"n":1}\n{"n":2}\n'),
+        ("chat/1", "raw", '{"n":1}{"n":2}'),
+        ("chat/1", "json", '{"offset":"0_1","data":{"n":1}}\n{"offset":"0_2","data":{"n":2}}\n'),
+        ("chat/1", "offsets", '0_1 {"n":1}\n0_2 {"n":2}\n'),
+        ("build", "text", "made\nit\n"),
+        ("build", "raw", "made\nit"),
+        ("build", "data", "made\nit\n"),
+        ("bin", "json", '{"offset":"0_1","data":"/w=="}\n'),
+    ],
+)
+def test_formats(store: str, name: str, format_: str, expected: str) -> None:
+    status, out, err = run("tail", name, "--store", store, "--format", format_)
+    assert re.sub(r"0{15}(\d)", r"\1", out) == expected
+    assert (status, err) == ((3, "headwater: the stream ended as failed\n") if name == "build" else (0, ""))
+
+
+def test_tail_goes_on_behind_an_offset(store: str) -> None:
+    _, out, _ = run("tail", "chat/1", "--store", store, "-v")
+    first = out.split()[0]
+    assert run("tail", "chat/1", "--store", store, "--from", first)[1] == '{"n":2}\n'
+    assert run("tail", "chat/1", "--store", store, "--from", "7")[2].startswith("error: this is not an offset")
+    assert run("tail", "chat/2", "--store", store)[0] == 1
+
+
+def test_ls_of_a_store_file(store: str) -> None:
+    lines = run("ls", "--store", store)[1].splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["bin", "application/octet-stream", "closed"],
+        ["build", "text/plain", "failed"],
+        ["chat/1", "application/json", "completed"],
+    ]
+    listed = [json.loads(line) for line in run("ls", "b", "--json", "--store", store)[1].splitlines()]
+    assert [(stream["name"], stream["messages"], stream["bytes"]) for stream in listed] == [
+        ("bin", 1, 1),
+        ("build", 2, 7),
+    ]
+    assert run("ls", "nothing", "--store", store) == (0, "", "no streams\n")
+
+
+def test_looking_makes_no_file(here: Path) -> None:
+    assert run("ls", "--store", "sqlite:///none.db")[2] == "error: there is no file none.db\n"
+    assert "ask the server" in run("tail", "x", "--store", "memory:")[2]
+    assert list(here.iterdir()) == []
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+AGENT = """
+from ag_ui.core import TextMessageContentEvent, TextMessageEndEvent, TextMessageStartEvent
+
+class Poet:
+    name = "poet"
+
+    async def run(self, input, sink):
+        await sink.emit(TextMessageStartEvent(message_id="m", role="assistant"))
+        for word in input.split():
+            await sink.emit(TextMessageContentEvent(message_id="m", delta=word + " "))
+        await sink.emit(TextMessageEndEvent(message_id="m"))
+        if "fail" in input:
+            raise ValueError("a secret")
+
+poet = Poet()
+"""
+
+HEADWATER = [sys.executable, "-c", "from headwater.cli import main; main()"]
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(here: Path) -> Iterator[Start]:
+    """Starts a command in a process of its own, which does not outlive the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str, **options) -> "subprocess.Popen[str]":
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        processes.append(subprocess.Popen([*HEADWATER, *arguments], text=True, **pipes))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def server(start: Start, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], "subprocess.Popen[str]"]:
+    """Starts `headwater serve`, each time on the same port; HEADWATER_URL names it."""
+    here.joinpath("poems.py").write_text(AGENT)
+    port = "0"
+
+    def begin() -> "subprocess.Popen[str]":
+        nonlocal port
+        process = start("serve", "poems:poet", "second=poems:poet", "--port", port, "--log-level", "error")
+        watchdog = threading.Timer(TIMEOUT, process.kill)
+        watchdog.start()
+        ready = process.stdout.readline()
+        watchdog.cancel()
+        assert " at http://" in ready, process.stderr.read()
+        url = ready.split(" at ")[1].split()[0]
+        port = url.rpartition(":")[2]
+        monkeypatch.setenv("HEADWATER_URL", url)
+        return process
+
+    return begin
+
+
+def done(process: "subprocess.Popen[str]", given: str | None = None) -> tuple[int, str, str]:
+    out, err = process.communicate(given, timeout=TIMEOUT)
+    return process.returncode, out, err
+
+
+@pytest.mark.server
+def test_a_stream_from_one_terminal_to_another(server, start: Start) -> None:
+    serving = server()
+    assert done(start("append", "chat/1", "1")) == (1, "", "error: there is no stream chat/1; --create makes it\n")
+    status, offset, _ = done(start("append", "--create", "chat/1", '{"n": 1}'))
+    assert (status, offset.strip()) == (0, f"{0:016}_{1:016}")
+    assert done(start("append", "chat/1", "-", stdin=subprocess.PIPE), '2\n\n[3, 4]\n"five"')[0] == 0
+    assert "not valid JSON" in done(start("append", "chat/1", "six"))[2]
+    assert done(start("append", "chat/1", "--close"))[0] == 0
+    assert "is closed" in done(start("append", "chat/1", "7"))[2]
+    assert done(start("tail", "chat/1")) == (0, '{"n": 1}\n2\n[3, 4]\n"five"\n', "")
+    text = ("--create", "--close", "--content-type", "text/plain", "build", "-")
+    assert done(start("append", *text, stdin=subprocess.PIPE), "one\ntwo")[0] == 0
+    assert done(start("tail", "build", "--format", "raw")) == (0, "one\ntwo", "")
+    listed = [json.loads(line) for line in done(start("ls", "--json"))[1].splitlines()]
+    assert [(stream["name"], stream["messages"], stream["closed"]) for stream in listed] == [
+        ("build", 2, True),
+        ("chat/1", 4, True),
+    ]
+    serving.send_signal(signal.SIGTERM)
+    assert done(serving) == (0, "", "")
+
+
+@pytest.mark.server
+def test_a_run_from_the_terminal(server, start: Start) -> None:
+    server()
+    url = os.environ["HEADWATER_URL"]
+    made = httpx.post(f"{url}/v1/runs", json={"agent": "second", "input": "roses are red"}).json()
+    assert done(start("tail", f"/v1/runs/{made['id']}", "--format", "text")) == (0, "roses are red \n", "")
+    status, out, _ = done(start("tail", f"{url}/v1/runs/{made['id']}/events"))
+    types = [json.loads(line)["type"] for line in out.splitlines()]
+    assert (status, types[0], types[-1]) == (0, "RUN_STARTED", "RUN_FINISHED")
+    failed = httpx.post(f"{url}/v1/runs", json={"agent": "poet", "input": "to fail"}).json()
+    for target in (f"/v1/runs/{failed['id']}", f"runs/{failed['id']}"):
+        status, out, err = done(start("tail", target))
+        assert (status, err) == (3, "headwater: the stream ended as failed\n")
+        assert "a secret" not in out
+
+
+@pytest.mark.server
+def test_tail_survives_a_killed_server(server, start: Start) -> None:
+    serving = server()
+    done(start("append", "--create", "log", "1"))
+    tail = start("tail", "log")
+    assert tail.stdout.readline() == "1\n"
+    serving.kill()
+    serving.wait(TIMEOUT)
+    assert tail.stderr.readline().startswith("headwater: the connection to http://127.0.0.1:")
+    server()
+    assert done(start("append", "log", "2", "--close"))[0] == 0
+    status, out, err = done(tail)
+    assert (status, out) == (0, "2\n")
+    assert err.splitlines()[-1] == "headwater: connected again"
+
+
+@pytest.mark.server
+def test_ctrl_c_and_a_reader_that_leaves_end_tail_quietly(server, start: Start) -> None:
+    server()
+    done(start("append", "--create", "log", "1"))
+    tail = start("tail", "log")
+    assert tail.stdout.readline() == "1\n"
+    tail.send_signal(signal.SIGINT)
+    assert done(tail) == (130, "", "")
+    tail = start("tail", "log")
+    assert tail.stdout.readline() == "1\n"
+    tail.stdout.close()
+    done(start("append", "log", "2"))
+    assert (tail.wait(TIMEOUT), tail.stderr.read()) == (141, "")
+    tail.stdout = None  # closed already
+
+
+@pytest.mark.server
+def test_one_ctrl_c_ends_the_server_while_somebody_follows(server, start: Start) -> None:
+    serving = server()
+    done(start("append", "--create", "log", "1"))
+    tail = start("tail", "log")
+    assert tail.stdout.readline() == "1\n"
+    serving.send_signal(signal.SIGINT)
+    assert done(serving)[0] == 0
+    assert tail.stderr.readline().startswith("headwater: the server is going away; connect again; trying again in")

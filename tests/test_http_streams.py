@@ -1,0 +1,703 @@
+"""`/v1/stream/{path}`: Durable Streams, and the same streams for EventSource and plain readers.
+
+Sections are those of the Durable Streams protocol.
+"""
+
+import asyncio
+import json
+
+import pytest
+from asgi_client import Call
+from http_site import START_MS, Site, open_site
+
+from headwater import Limits
+from headwater.testing import virtual_time
+from headwater.wire.durable import CURSOR_EPOCH_MS, CURSOR_INTERVAL_MS
+from headwater.wire.sse import Decoder
+
+JSON = "application/json"
+ZERO, BEYOND = f"{0:016d}_{0:016d}", f"{10**16 - 1}_{10**16 - 1}"
+CURSOR = (START_MS - CURSOR_EPOCH_MS) // CURSOR_INTERVAL_MS
+
+
+def at(position: int, generation: int = 0) -> str:
+    return f"{generation:016d}_{position:016d}"
+
+
+def facts(call: Call) -> dict[str, str]:
+    """The headers that Durable Streams gives a meaning."""
+    told = ("stream-", "producer-", "location", "etag")
+    return {name: value for name, value in call.headers.items() if name.startswith(told)}
+
+
+def refused(call: Call, status: int, code: str) -> None:
+    """It is an honest error: status, code, JSON, never stored by a cache, and safe."""
+    assert (call.status, call.json()["error"]["code"]) == (status, code), call.body
+    assert call.headers["content-type"] == "application/json"
+    assert call.headers["cache-control"] == "no-store"
+    safe(call)
+
+
+def safe(call: Call) -> None:
+    assert call.headers["x-content-type-options"] == "nosniff"
+    assert call.headers["cross-origin-resource-policy"] == "cross-origin"
+
+
+# -- create (5.1) ---------------------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_put_creates_once_and_agrees_from_then_on():
+    async with open_site() as site:
+        made = await site.put("a/b", "hi", "text/plain; charset=UTF-8")
+        assert (made.status, made.body) == (201, b"")
+        assert facts(made) == {"stream-next-offset": at(1), "location": "http://testserver/v1/stream/a/b"}
+        assert made.headers["content-type"] == "text/plain; charset=UTF-8"
+        safe(made)
+        for same in ("text/plain; charset=UTF-8", "TEXT/PLAIN", "text/plain;charset=x"):
+            again = await site.put("a/b", "ignored", same)
+            assert (again.status, facts(again)) == (200, {"stream-next-offset": at(1)})
+        assert (await site.ask("GET", "a/b")).body == b"hi"
+
+
+@virtual_time
+async def test_put_with_another_configuration_is_a_conflict():
+    async with open_site() as site:
+        until = {"stream_expires_at": "2030-01-01T01:00:00Z"}
+        await site.put("plain")
+        await site.put("lasting", stream_ttl="60")
+        await site.put("dated", **until)
+        await site.put("ended", stream_closed="true")
+        for name, headers in [
+            ("plain", {"content_type": JSON}),
+            ("plain", {"stream_ttl": "60"}),
+            ("plain", until),
+            ("plain", {"stream_closed": "true"}),
+            ("lasting", {}),
+            ("lasting", {"stream_ttl": "61"}),
+            ("dated", {"stream_expires_at": "2030-01-01T01:00:01Z"}),
+            ("ended", {}),
+        ]:
+            refused(await site.put(name, **headers), 409, "stream_exists")
+        for name, headers in [
+            ("lasting", {"stream_ttl": "60"}),
+            ("dated", {"stream_expires_at": "2030-01-01T02:00:00+01:00"}),
+            ("ended", {"stream_closed": "TRUE"}),
+        ]:
+            assert (await site.put(name, **headers)).status == 200
+
+
+@virtual_time
+async def test_put_without_a_content_type_is_bytes_and_a_closed_one_with_a_body_is_single_shot():
+    async with open_site() as site:
+        await site.ask("PUT", "bytes")
+        assert (await site.ask("HEAD", "bytes")).headers["content-type"] == "application/octet-stream"
+        made = await site.put("once", "[1,2]", JSON, stream_closed="true")
+        assert (made.status, facts(made)["stream-closed"]) == (201, "true")
+        assert (await site.ask("GET", "once")).json() == [1, 2]
+
+
+@virtual_time
+async def test_put_refuses_what_can_never_be():
+    async with open_site() as site:
+        for headers in [
+            {"stream_ttl": "-1"},
+            {"stream_ttl": "1.5"},
+            {"stream_ttl": "1" * 5000},
+            {"stream_expires_at": "tomorrow"},
+            {"stream_ttl": "1", "stream_expires_at": "2031-01-01T00:00:00Z"},
+        ]:
+            refused(await site.put("s", **headers), 400, "bad_request")
+        refused(await site.put("s", "[1,", JSON), 400, "bad_request")
+        refused(await site.put("n" * 1025), 400, "bad_request")
+        refused(await site.put("a%0Ab"), 400, "bad_request")
+        refused(await site.ask("GET", "s"), 404, "stream_not_found")
+        assert (await site.put("empty", "[]", JSON)).status == 201
+        assert (await site.ask("GET", "empty")).json() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [("a%2Fb", "a/b"), ("a%3Fb", "a?b"), ("%C3%A9%20x", "é x"), ("a/../b", "a/../b"), ("a//b", "a//b"), ("50%25", "50%")],
+)
+def test_a_path_names_a_stream(asked, name):
+    @virtual_time
+    async def run() -> None:
+        async with open_site() as site:
+            made = await site.put(asked, "x")
+            assert [found for found, _ in await site.streams.list()] == [name]
+            location = made.headers["location"].removeprefix("http://testserver")
+            assert (await site.ask("GET", location)).body == b"x"
+
+    run()
+
+
+# -- append and close (5.2, 5.3) ----------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_post_appends_and_what_was_appended_is_read():
+    async with open_site() as site:
+        await site.put("t")
+        for n, part in enumerate(["one ", "two"], start=1):
+            done = await site.post("t", part)
+            assert (done.status, done.body, facts(done)) == (204, b"", {"stream-next-offset": at(n)})
+            safe(done)
+        assert (await site.ask("GET", "t")).body == b"one two"
+        await site.put("j", content_type=JSON)
+        for body in ('{"a": 1}', "[1, [2]]", "[[3]]", "null"):
+            assert (await site.post("j", body, JSON)).status == 204
+        assert (await site.ask("GET", "j")).json() == [{"a": 1}, 1, [2], [3], None]
+
+
+@virtual_time
+async def test_post_refuses():
+    async with open_site(Limits(message_bytes=100)) as site:
+        await site.put("t")
+        await site.put("j", content_type=JSON)
+        await site.put("c", "x", stream_closed="true")
+        refused(await site.post("t"), 400, "bad_request")
+        refused(await site.ask("POST", "t", "x"), 400, "bad_request")
+        refused(await site.post("j", "{", JSON), 400, "bad_request")
+        refused(await site.post("j", "[]", JSON), 400, "bad_request")
+        refused(await site.post("j", b'["\xff"]', JSON), 400, "bad_request")
+        refused(await site.post("t", "x", JSON), 409, "content_type_mismatch")
+        refused(await site.post("none", "x"), 404, "stream_not_found")
+        refused(await site.post("none", "{", JSON), 404, "stream_not_found")
+        refused(await site.post("t", "x" * 101), 413, "too_large")
+        refused(await site.ask("POST", "t", "x", content_type="text/plain", content_length="101"), 413, "too_large")
+        for body, kind in [("x", "text/plain"), ("x", JSON), ("{", JSON), ("[]", JSON)]:  # closed comes first
+            late = await site.post("c", body, kind)
+            refused(late, 409, "stream_closed")
+            assert facts(late) == {"stream-closed": "true", "stream-next-offset": at(1)}
+        assert (await site.ask("GET", "t")).body == b""
+
+
+@virtual_time
+async def test_closing():
+    async with open_site() as site:
+        await site.put("c")
+        for kind in ("text/plain", JSON):  # closing alone ignores the content type, and may be said twice
+            done = await site.post("c", content_type=kind, stream_closed="true")
+            assert (done.status, facts(done)) == (204, {"stream-closed": "true", "stream-next-offset": at(0)})
+        await site.put("d")
+        last = await site.post("d", "end", stream_closed="True")
+        assert (last.status, facts(last)) == (204, {"stream-closed": "true", "stream-next-offset": at(1)})
+        refused(await site.post("d", "end", stream_closed="true"), 409, "stream_closed")
+        await site.put("o")
+        for word in ("false", "yes", "1"):
+            assert (await site.post("o", "x", stream_closed=word)).status == 204
+        assert "stream-closed" not in (await site.ask("HEAD", "o")).headers
+
+
+@virtual_time
+async def test_stream_seq_only_goes_up_byte_by_byte():
+    async with open_site() as site:
+        await site.put("t")
+        for seq, status in [("1", 204), ("2", 204), ("10", 409), ("2", 409), ("3", 204), ("a", 204), ("B", 409)]:
+            done = await site.post("t", seq, stream_seq=seq)
+            assert done.status == status, seq
+            if status == 409:
+                refused(done, 409, "sequence_regression")
+        assert (await site.ask("GET", "t")).body == b"123a"
+
+
+def stamp(epoch: int, seq: int, producer: str = "p") -> dict[str, str]:
+    return {"producer_id": producer, "producer_epoch": str(epoch), "producer_seq": str(seq)}
+
+
+PRODUCED = [
+    # epoch, seq -> status, Producer- headers, error code
+    (0, 1, 409, {"producer-expected-seq": "0", "producer-received-seq": "1"}, "producer_gap"),
+    (0, 0, 200, {"producer-epoch": "0", "producer-seq": "0"}, None),
+    (0, 0, 204, {"producer-epoch": "0", "producer-seq": "0"}, None),
+    (0, 1, 200, {"producer-epoch": "0", "producer-seq": "1"}, None),
+    (0, 0, 204, {"producer-epoch": "0", "producer-seq": "1"}, None),
+    (0, 3, 409, {"producer-expected-seq": "2", "producer-received-seq": "3"}, "producer_gap"),
+    (1, 1, 400, {}, "bad_request"),
+    (1, 0, 200, {"producer-epoch": "1", "producer-seq": "0"}, None),
+    (0, 2, 403, {"producer-epoch": "1"}, "producer_fenced"),
+]
+
+
+@virtual_time
+async def test_a_producer_is_counted_once_and_fenced_off():
+    async with open_site() as site:
+        await site.put("t")
+        for epoch, seq, status, told, code in PRODUCED:
+            done = await site.post("t", f"{epoch}.{seq} ", **stamp(epoch, seq))
+            assert done.status == status, (epoch, seq)
+            assert {name: value for name, value in facts(done).items() if name.startswith("producer-")} == told
+            if code:
+                refused(done, status, code)
+        assert (await site.ask("GET", "t")).body == b"0.0 0.1 1.0 "
+        refused(await site.ask("POST", "t", "x", content_type="text/plain", producer_id="p"), 400, "bad_request")
+
+
+@virtual_time
+async def test_a_failed_append_does_not_count_and_the_retry_of_the_closing_one_does():
+    async with open_site() as site:
+        await site.put("j", content_type=JSON)
+        refused(await site.post("j", "{", JSON, **stamp(0, 0)), 400, "bad_request")
+        assert (await site.post("j", "1", JSON, **stamp(0, 0))).status == 200
+        closing = await site.post("j", "2", JSON, stream_closed="true", **stamp(0, 1))
+        assert (closing.status, closing.headers["stream-closed"]) == (200, "true")
+        for _ in range(2):
+            again = await site.post("j", "2", JSON, stream_closed="true", **stamp(0, 1))
+            assert (again.status, again.headers["stream-closed"], again.headers["producer-seq"]) == (204, "true", "1")
+        refused(await site.post("j", "3", JSON, **stamp(0, 2)), 409, "stream_closed")
+        await site.put("only", content_type=JSON)
+        assert (await site.post("only", stream_closed="true", **stamp(0, 0))).status == 204
+
+
+# -- delete, TTL and expiry (5.4, 5.1) ----------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_delete_and_a_new_stream_under_the_name():
+    async with open_site() as site:
+        await site.put("t", "old")
+        gone = await site.ask("DELETE", "t")
+        assert (gone.status, gone.body) == (204, b"")
+        for method in ("GET", "HEAD", "DELETE", "POST"):
+            call = await site.ask(method, "t", "x" if method == "POST" else b"", content_type="text/plain")
+            assert call.status == 404
+        assert (await site.put("t", "new")).status == 201
+        page = await site.ask("GET", "t")
+        assert (page.body, page.headers["stream-next-offset"]) == (b"new", at(1, 1))
+        refused(await site.ask("GET", f"t?offset={at(1)}"), 410, "offset_gone")
+
+
+SLIDING = {
+    "read": ("GET", "s", b"", {}, True),
+    "read at now": ("GET", "s?offset=now", b"", {}, True),
+    "append": ("POST", "s", b"x", {"content_type": "text/plain"}, True),
+    "close": ("POST", "s", b"", {"stream_closed": "true"}, True),
+    "head": ("HEAD", "s", b"", {}, False),
+    "options": ("OPTIONS", "s", b"", {}, False),
+    "refused append": ("POST", "s", b"x", {"content_type": JSON}, False),
+    "list": ("GET", "/v1/streams", b"", {}, False),
+}
+
+
+@pytest.mark.parametrize(("method", "url", "body", "headers", "moves"), SLIDING.values(), ids=SLIDING)
+def test_a_ttl_slides_with_reads_and_writes_and_is_exact(method, url, body, headers, moves):
+    @virtual_time
+    async def run() -> None:
+        async with open_site() as site:
+            await site.put("s", stream_ttl="10")
+            await asyncio.sleep(9.998)
+            await site.ask(method, url, body, **headers)
+            await asyncio.sleep(0.002)
+            assert (await site.ask("HEAD", "s")).status == (200 if moves else 404)
+            await asyncio.sleep(9.997)
+            assert (await site.ask("HEAD", "s")).status == (200 if moves else 404)
+            await asyncio.sleep(0.001)
+            assert (await site.ask("HEAD", "s")).status == 404
+
+    run()
+
+
+@virtual_time
+async def test_an_absolute_expiry_never_moves_and_the_name_is_free_again():
+    async with open_site() as site:
+        made = await site.put("s", stream_expires_at="2030-01-01T00:00:10.5Z")
+        assert facts(made)["stream-expires-at"] == "2030-01-01T00:00:10.500Z"
+        await asyncio.sleep(10.499)
+        assert (await site.post("s", "x")).status == 204
+        assert (await site.ask("GET", "s")).status == 200
+        await asyncio.sleep(0.001)
+        for method in ("GET", "HEAD", "POST", "DELETE"):
+            assert (await site.ask(method, "s", "x" if method == "POST" else "", content_type="text/plain")).status == 404
+        assert (await site.put("s", "y", stream_ttl="5")).status == 201
+        assert facts(await site.ask("HEAD", "s")) == {"stream-next-offset": at(1, 1), "stream-ttl": "5"}
+
+
+# -- catch-up (5.6, 8, 10) ------------------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_offsets():
+    async with open_site() as site:
+        await site.put("t", "a")
+        await site.post("t", "b")
+        for query, body in [
+            ("", b"ab"),
+            ("?offset=-1", b"ab"),
+            (f"?offset={ZERO}", b"ab"),
+            (f"?offset={at(1)}", b"b"),
+            (f"?offset={at(2)}", b""),
+            ("?offset=now", b""),
+            ("?unknown=1&offset=-1&unknown=2", b"ab"),
+        ]:
+            page = await site.ask("GET", f"t{query}")
+            assert (page.status, page.body, page.headers["content-type"]) == (200, body, "text/plain")
+            assert (page.headers["stream-next-offset"], page.headers["stream-up-to-date"]) == (at(2), "true")
+            assert "stream-closed" not in page.headers
+        bad = ["", "0", "x", "1e3", at(3), BEYOND, at(1) + "%20", "..", "%00", "a%2Cb", "-2", "NOW", at(1, 1)]
+        for offset in bad:
+            refused(await site.ask("GET", f"t?offset={offset}"), 400, "bad_offset")
+        refused(await site.ask("GET", f"t?offset=-1&offset={at(1)}"), 400, "bad_request")
+        refused(await site.ask("GET", "none?offset=-1"), 404, "stream_not_found")
+
+
+@virtual_time
+async def test_catching_up_is_page_by_page_and_each_page_is_bounded():
+    async with open_site(Limits(page_bytes=1000)) as site:
+        await site.put("j", json.dumps(["x" * 90] * 50), JSON)
+        offset, values, pages = "-1", [], 0
+        while True:
+            page = await site.ask("GET", f"j?offset={offset}")
+            values += page.json()
+            pages += 1
+            offset = page.headers["stream-next-offset"]
+            assert len(page.body) <= 1100
+            if "stream-up-to-date" in page.headers:
+                break
+        assert values == ["x" * 90] * 50
+        assert pages >= 5
+
+
+@virtual_time
+async def test_the_end_is_told_only_where_it_is():
+    async with open_site(Limits(page_bytes=1)) as site:
+        await site.put("t", "[1,2]", JSON, stream_closed="true")
+        first = await site.ask("GET", "t")
+        assert (first.json(), "stream-closed" in first.headers, "stream-up-to-date" in first.headers) == ([1], False, False)
+        last = await site.ask("GET", f"t?offset={at(1)}")
+        assert (last.json(), last.headers["stream-closed"], last.headers["stream-up-to-date"]) == ([2], "true", "true")
+        for offset in (at(2), "now"):
+            end = await site.ask("GET", f"t?offset={offset}")
+            assert (end.json(), end.headers["stream-closed"]) == ([], "true")
+
+
+@virtual_time
+async def test_pages_are_cached_by_etag_until_they_change():
+    async with open_site() as site:
+        await site.put("t", "a")
+        page = await site.ask("GET", "t")
+        tag = page.headers["etag"]
+        assert page.headers["cache-control"] == "public, max-age=60, stale-while-revalidate=300"
+        for ask in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            same = await site.ask("GET", "t?offset=-1", if_none_match=ask)
+            assert (same.status, same.body, same.headers["etag"]) == (304, b"", tag)
+            assert same.headers["stream-next-offset"] == at(1)
+        assert (await site.ask("GET", "t", if_none_match='"other"')).status == 200
+        await site.post("t", stream_closed="true")
+        closed = await site.ask("GET", "t", if_none_match=tag)
+        assert (closed.status, closed.headers["stream-closed"], closed.headers["etag"] != tag) == (200, "true", True)
+        now = await site.ask("GET", "t?offset=now")
+        assert ("etag" in now.headers, now.headers["cache-control"]) == (False, "no-store")
+        mine = await site.ask("GET", "t", authorization="Bearer x")
+        assert mine.headers["cache-control"].startswith("private,")
+
+
+@virtual_time
+async def test_head_tells_everything_and_touches_nothing():
+    async with open_site() as site:
+        await site.put("t", "a", stream_ttl="10", stream_closed="true")
+        for url in ("t", "t?offset=-1", "t?offset=-1&live=sse", "t?live=long-poll", "t?format=sse"):
+            head = await site.ask("HEAD", url, accept="text/event-stream")
+            assert (head.status, head.body, head.headers["cache-control"]) == (200, b"", "no-store")
+            assert head.headers["content-type"] == "text/plain"
+            assert facts(head) == {"stream-next-offset": at(1), "stream-closed": "true", "stream-ttl": "10"}
+            safe(head)
+
+
+@virtual_time
+async def test_what_a_writer_stored_is_no_page_of_this_server():
+    async with open_site() as site:
+        await site.put("page", "<script>1</script>", "text/html")
+        stored = await site.ask("GET", "page")
+        assert (stored.headers["content-type"], stored.headers["content-security-policy"]) == ("text/html", "sandbox")
+        await site.post("page", content_type="text/html", stream_closed="true")
+        text = await site.ask("GET", "page?format=text")
+        assert text.headers["content-type"] == "text/plain; charset=utf-8"
+        assert text.headers["content-security-policy"] == "sandbox"
+
+
+# -- long-poll (5.7) ------------------------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_long_poll_gives_what_is_there_at_once():
+    async with open_site() as site:
+        await site.put("t", "a")
+        call = await site.ask("GET", "t?offset=-1&live=long-poll")
+        assert (call.status, call.body, asyncio.get_running_loop().time()) == (200, b"a", 0)
+        assert facts(call) == {"stream-next-offset": at(1), "stream-up-to-date": "true", "stream-cursor": str(CURSOR)}
+        assert (call.headers["cache-control"], call.headers["content-type"]) == ("no-store", "text/plain")
+
+
+@pytest.mark.parametrize("offset", ["now", at(1)])
+def test_long_poll_waits_for_data_and_gives_up_in_time(offset):
+    @virtual_time
+    async def run() -> None:
+        async with open_site() as site:
+            await site.put("t", "a")
+            call = site.call("GET", f"t?offset={offset}&live=long-poll&cursor={CURSOR}")
+            await asyncio.sleep(29.9)
+            assert call.status is None
+            await asyncio.sleep(0.2)
+            assert (call.status, call.body, call.ended) == (204, b"", True)
+            assert facts(call) | {"stream-cursor": ""} == {
+                "stream-next-offset": at(1),
+                "stream-up-to-date": "true",
+                "stream-cursor": "",
+            }
+            assert int(call.headers["stream-cursor"]) > CURSOR, "the client had the current one"
+            call = site.call("GET", f"t?offset={offset}&live=long-poll")
+            await asyncio.sleep(1)
+            await site.post("t", "b")
+            await call.done()
+            assert (call.status, call.body, call.headers["stream-next-offset"]) == (200, b"b", at(2))
+
+    run()
+
+
+@virtual_time
+async def test_long_poll_tells_the_end_at_once_and_wakes_for_it():
+    async with open_site() as site:
+        await site.put("t")
+        waiting = [site.call("GET", f"t?offset={offset}&live=long-poll") for offset in ("-1", "now")]
+        await asyncio.sleep(1)
+        await site.post("t", stream_closed="true")
+        late = [site.call("GET", f"t?offset={offset}&live=long-poll") for offset in ("-1", "now", ZERO)]
+        for call in waiting + late:
+            await call.done()
+            assert (call.status, call.headers["stream-closed"]) == (204, "true")
+            assert "stream-cursor" not in call.headers
+        assert asyncio.get_running_loop().time() == 1
+
+
+@virtual_time
+async def test_a_stream_that_goes_while_long_polled_is_gone():
+    async with open_site() as site:
+        await site.put("t")
+        call = site.call("GET", "t?offset=-1&live=long-poll")
+        await asyncio.sleep(1)
+        await site.ask("DELETE", "t")
+        refused(await call.done(), 404, "stream_not_found")
+        await site.put("u", stream_ttl="5")
+        call = site.call("GET", "u?offset=-1&live=long-poll")
+        await asyncio.wait([call.task])
+        refused(call, 404, "stream_not_found")
+
+
+@virtual_time
+async def test_a_drain_lets_long_polls_go_with_what_is_there():
+    async with open_site() as site:
+        await site.put("t", "a")
+        call = site.call("GET", "t?offset=now&live=long-poll")
+        await asyncio.sleep(1)
+        site.streams.drain()
+        await call.done()
+        assert (call.status, call.headers["stream-next-offset"]) == (204, at(1))
+        behind = await site.ask("GET", "t?offset=-1&live=long-poll")
+        assert (behind.status, behind.body) == (200, b"a"), "not: up to date where it is not"
+        refused(await site.ask("GET", "t?offset=-1&live=sse"), 503, "draining")
+        again = await site.ask("GET", "t?format=sse")
+        refused(again, 503, "draining")
+        assert again.headers["retry-after"] == "1"
+
+
+# -- live=sse (5.8) ----------------------------------------------------------------------------------------------------------------
+
+
+def control(position: int, **more: object) -> bytes:
+    said = {"streamNextOffset": at(position), **more}
+    return b"event: control\ndata:" + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
+
+
+OPEN = {"streamCursor": str(CURSOR), "upToDate": True}
+END = {"streamClosed": True, "upToDate": True}
+
+
+@virtual_time
+async def test_live_sse_pairs_data_with_control_and_ends_with_the_stream():
+    async with open_site() as site:
+        await site.put("j", "[1,2]", JSON)
+        call = site.call("GET", "j?offset=-1&live=sse")
+        assert await call.until(control(2, **OPEN)) == b"event: data\ndata:[1,2]\n\n" + control(2, **OPEN)
+        assert (call.status, call.headers["content-type"]) == (200, "text/event-stream")
+        assert call.headers["cache-control"] == "no-cache, no-transform"
+        assert "content-length" not in call.headers
+        assert "stream-sse-data-encoding" not in call.headers
+        await site.post("j", "3", JSON)
+        assert await call.until(control(3, **OPEN)) == b"event: data\ndata:[3]\n\n" + control(3, **OPEN)
+        await site.post("j", "4", JSON, stream_closed="true")
+        await call.done()
+        assert (call.unread(), call.ended) == (b"event: data\ndata:[4]\n\n" + control(4, **END), True)
+        again = await site.ask("GET", f"j?offset={at(4)}&live=sse")
+        assert again.body == control(4, **END)
+
+
+@virtual_time
+async def test_live_sse_says_at_once_where_the_reader_stands():
+    async with open_site() as site:
+        await site.put("t", "old")
+        for offset in ("now", at(1)):
+            call = site.call("GET", f"t?offset={offset}&live=sse")
+            await call.until(control(1, **OPEN))
+            await call.leave()
+            assert call.body == control(1, **OPEN)
+        assert asyncio.get_running_loop().time() == 0
+
+
+@virtual_time
+async def test_live_sse_of_bytes_is_base64_and_says_so():
+    async with open_site() as site:
+        await site.put("b", b"\x00\xff", "application/octet-stream", stream_closed="true")
+        call = await site.ask("GET", "b?offset=-1&live=sse")
+        assert call.headers["stream-sse-data-encoding"] == "base64"
+        assert call.body == b"event: data\ndata:AP8=\n\n" + control(1, **END)
+
+
+@pytest.mark.parametrize("query", ["live=sse", "live=long-poll", "live=", "live=sse&offset=", "live=x&offset=-1", "live=sse&live=sse&offset=-1"])
+def test_live_needs_an_offset_and_a_known_mode(query):
+    @virtual_time
+    async def run() -> None:
+        async with open_site() as site:
+            await site.put("t")
+            assert (await site.ask("GET", f"t?{query}")).status == 400
+            assert (await site.ask("GET", f"none?{query}")).status == 400
+
+    run()
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+def test_live_errors_come_before_the_first_byte(live):
+    @virtual_time
+    async def run() -> None:
+        async with open_site() as site:
+            await site.put("t")
+            refused(await site.ask("GET", f"none?offset=-1&live={live}"), 404, "stream_not_found")
+            refused(await site.ask("GET", f"t?offset={BEYOND}&live={live}"), 400, "bad_offset")
+            await site.ask("DELETE", "t")
+            await site.put("t")
+            refused(await site.ask("GET", f"t?offset={at(0)[:-1]}1&live={live}"), 410, "offset_gone")
+
+    run()
+
+
+# -- plain readers: EventSource, ndjson, text ---------------------------------------------------------------------------------------
+
+
+class EventSource:
+    """What a browser does: reads, and asks again with the last id that it has seen."""
+
+    def __init__(self, site: Site, url: str) -> None:
+        self.site, self.url, self.data, self.last_id, self.ended = site, url, [], "", False
+
+    async def connect(self, events: int) -> Call:
+        """Read so many events, then lose the connection."""
+        headers = {"last_event_id": self.last_id} if self.last_id else {}
+        call = self.site.call("GET", self.url, accept="text/event-stream", **headers)
+        decoder = Decoder()
+        await call.started()
+        while call.status == 200 and events > 0 and not self.ended:
+            for event in decoder.feed(await call.until(b"\n\n")):
+                events -= 1
+                self.ended = event.event == "end"
+                if not self.ended:
+                    self.data.append(event.data)
+            self.last_id = decoder.last_event_id
+        await call.leave()
+        return call
+
+
+@virtual_time
+async def test_an_event_source_resumes_without_loss_and_stops_at_the_end():
+    async with open_site() as site:
+        await site.put("j", json.dumps(list(range(20))), JSON, stream_closed="true")
+        browser = EventSource(site, "j?format=sse&offset=-1")
+        while not browser.ended:
+            await browser.connect(3)
+        assert browser.data == [str(n) for n in range(20)]
+        call = await browser.connect(1)
+        assert (call.status, call.headers["stream-closed"]) == (204, "true")
+        fresh = EventSource(site, "j")  # Accept alone will do
+        await fresh.connect(100)
+        assert len(fresh.data) == 20
+
+
+@virtual_time
+async def test_plain_sse_refuses_an_id_that_is_none():
+    async with open_site() as site:
+        await site.put("t", "a")
+        refused(await site.ask("GET", "t?format=sse", last_event_id="nonsense"), 400, "bad_offset")
+        refused(await site.ask("GET", "t?format=sse", last_event_id=at(9)), 400, "bad_offset")
+        refused(await site.ask("GET", "t?format=xml"), 406, "not_acceptable")
+        assert site.streams.statistics()["readers"] == 0
+        call = site.call("GET", "t?format=sse&offset=-1", last_event_id="")
+        await call.until(b"data:a\n\n")
+        await call.leave()
+
+
+@virtual_time
+async def test_ndjson_and_text_follow_to_the_end():
+    async with open_site() as site:
+        await site.put("j", "[1]", JSON)
+        calls = [site.call("GET", f"j?format={name}") for name in ("ndjson", "text")]
+        calls.append(site.call("GET", "j", accept="application/x-ndjson"))
+        for call in calls:
+            await call.until(b"1\n")
+            assert call.headers["stream-next-offset"] == at(0)
+        await site.post("j", '{"a": 2}', JSON, stream_closed="true")
+        for call in calls:
+            await call.done()
+            assert (call.body, call.ended) == (b'1\n{"a": 2}\n', True)
+        kinds = [call.headers["content-type"] for call in calls]
+        assert kinds == ["application/x-ndjson", "text/plain; charset=utf-8", "application/x-ndjson"]
+        assert (await site.ask("GET", "j", accept="application/json, text/event-stream")).json() == [1, {"a": 2}]
+
+
+# -- reserved names, methods, listing -------------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_streams_of_the_server_itself_are_written_by_nobody_else():
+    async with open_site() as site:
+        for name in ("runs/x", "responses/x", "headwater/x"):
+            await site.streams.create(name, "1")
+            for method in ("PUT", "POST", "DELETE"):
+                refused(await site.ask(method, name, "1", content_type=JSON), 403, "forbidden")
+            call = await site.ask("GET", name)
+            assert call.status == (403 if name.startswith("headwater/") else 200)
+        refused(await site.ask("PUT", "runs%2Fy", content_type=JSON), 403, "forbidden")
+        listed = (await site.ask("GET", "/v1/streams")).json()["streams"]
+        assert [one["name"] for one in listed] == ["responses/x", "runs/x"]
+
+
+@virtual_time
+async def test_methods():
+    async with open_site() as site:
+        await site.put("t")
+        for method in ("PATCH", "TRACE", "QUERY"):
+            call = await site.ask(method, "t")
+            assert (call.status, call.headers["allow"]) == (405, "PUT, POST, GET, HEAD, DELETE, OPTIONS")
+            safe(call)
+        assert (await site.ask("OPTIONS", "t")).status == 204
+        assert (await site.ask("OPTIONS", "none")).status == 204
+
+
+@virtual_time
+async def test_listing_is_by_name_and_page_by_page():
+    async with open_site() as site:
+        for n in range(5):
+            await site.put(f"a/{n}", "xy", stream_ttl="100")
+        await site.put("b", stream_closed="true")
+        seen, after = [], ""
+        while after is not None:
+            page = (await site.ask("GET", f"/v1/streams?prefix=a/&limit=2&after={after}")).json()
+            seen += [one["name"] for one in page["streams"]]
+            after = page["next"]
+        assert seen == [f"a/{n}" for n in range(5)]
+        (b,) = (await site.ask("GET", "/v1/streams?prefix=b")).json()["streams"]
+        assert b == {
+            "name": "b", "content_type": "text/plain", "offset": at(0), "messages": 0, "bytes": 0, "closed": True,
+            "created": START_MS, "appended": START_MS,
+        }  # fmt: skip
+        for bad in ("0", "1001", "x", "-1", "1" * 5000, "%D9%A1"):
+            refused(await site.ask("GET", f"/v1/streams?limit={bad}"), 400, "bad_request")
+        assert (await site.ask("DELETE", "/v1/streams")).status == 405

@@ -1,0 +1,471 @@
+"""The store in a SQLite file: the contract, other processes, sudden death, and files that cannot be used."""
+
+import asyncio
+import itertools
+import os
+import pathlib
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from headwater.decide import Append, Create, Item, decide
+from headwater.errors import StoreError, StoreFileUnusable, StoreUnavailable, VersionConflict
+from headwater.model import Absent, Config, Head, Offset
+from headwater.stores import sqlite_file, sqlite_writer
+from headwater.stores.sqlite import SqliteStore
+from headwater.testing import check_store
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "a.db")
+
+
+@pytest.fixture
+async def store(path):
+    store = SqliteStore(path)
+    await store.open()
+    yield store
+    await store.aclose()
+
+
+class Stream:
+    """One stream, each commit made on the head that the one before will leave."""
+
+    def __init__(self, store, name, before=Absent(0)):
+        self.store, self.name, self.head = store, name, before
+
+    def commit(self, request):
+        decision = decide(self.head, request, 1)
+        before, self.head = self.head, decision.head
+        return self.store.commit(self.name, before, decision.head, decision.messages)
+
+    def create(self, *data, **config):
+        return self.commit(Create(Config(**config), [Item(one) for one in data]))
+
+    def append(self, *data, close=False):
+        return self.commit(Append([Item(one) for one in data], close=close))
+
+
+async def data_of(store, name):
+    found, offset = [], Offset((await store.load(name)).generation, 0)
+    while page := await store.read(name, offset, max_bytes=1 << 20):
+        offset = page[-1].offset
+        found += [message.data for message in page]
+    return found
+
+
+def run_python(script, *arguments):
+    """Another process, its output read line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+
+
+def ended(process):
+    process.kill()
+    process.communicate()
+
+
+# -- the contract ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+async def test_it_keeps_the_contract(tmp_path, synchronous):
+    numbers, last = itertools.count(), []
+
+    def make():
+        last[:] = [str(tmp_path / f"{next(numbers)}.db")]
+        return SqliteStore(last[0], synchronous=synchronous)
+
+    await check_store(make, reopen=lambda: SqliteStore(last[0], synchronous=synchronous))
+
+
+# -- the writer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("synchronous", "pragma"), [("full", 2), ("normal", 1)])
+async def test_the_writing_connection_is_as_durable_as_was_asked(path, synchronous, pragma):
+    store = SqliteStore(path, synchronous=synchronous)
+    await store.open()
+    try:
+        connection = store._writer._connection
+        assert connection.execute("PRAGMA synchronous").fetchone() == (pragma,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA fullfsync").fetchone() == (1,)
+    finally:
+        await store.aclose()
+
+
+async def test_appends_to_many_streams_share_transactions(store):
+    streams = [Stream(store, f"s/{number}") for number in range(50)]
+    await asyncio.gather(*(stream.create() for stream in streams))
+    before = store.statistics()
+    await asyncio.gather(*(stream.append(b"x") for _ in range(4) for stream in streams))
+    after = store.statistics()
+    assert after["jobs"] - before["jobs"] == 200
+    assert after["transactions"] - before["transactions"] <= 20
+    assert [await data_of(store, stream.name) for stream in streams] == [[b"x"] * 4] * 50
+
+
+async def test_what_sqlite_cannot_take_of_one_stream_does_not_fail_the_others(store):
+    good, bad = Stream(store, "good"), Stream(store, "bad")
+    results = await asyncio.gather(
+        good.create(b"1"),
+        bad.commit(Create(items=[Item(b"1", "\ud800")])),
+        Stream(store, "\ud800").create(),
+        Stream(store, "long").create(ttl=2**63),
+        good.append(b"2"),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), StoreError, StoreError, StoreError, type(None)]
+    assert str(results[1]) == "the store could not carry this out"
+    assert await data_of(store, "good") == [b"1", b"2"]
+    assert isinstance(await store.load("bad"), Absent)
+    assert isinstance(await store.load("long"), Absent)
+
+
+async def test_the_messages_of_deleted_streams_are_removed_in_slices(store, path, monkeypatch):
+    monkeypatch.setattr(sqlite_writer, "GARBAGE_SLICE", 100)
+    slices = []
+    remove_slice = sqlite_writer.Writer._remove_slice
+
+    def counted(writer):
+        before = writer._connection.total_changes
+        result = remove_slice(writer)
+        slices.append(writer._connection.total_changes - before)
+        return result
+
+    monkeypatch.setattr(sqlite_writer.Writer, "_remove_slice", counted)
+    gone, kept = Stream(store, "gone"), Stream(store, "kept")
+    await gone.create(*[b"x"] * 950, ttl=1)
+    await kept.create(*[b"y"] * 50)
+    await store.delete("gone", gone.head)
+    await store.aclose()  # in whatever state the removal is: the rest is done after the next start
+    await store.open()
+    while store._writer._garbage:
+        await Stream(store, "other", await store.load("other")).create()
+        await store.delete("other", await store.load("other"))
+        await asyncio.sleep(0.001)
+    assert max(slices) <= 101
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (50,)
+        assert connection.execute("SELECT count(*) FROM garbage").fetchone() == (0,)
+    connection.close()
+    assert await data_of(store, "kept") == [b"y"] * 50
+
+
+async def test_a_full_disk_writes_nothing_by_halves_and_is_got_over(store):
+    stream = Stream(store, "a")
+    await stream.create(b"1")
+    connection = store._writer._connection
+    ((pages,), (most,)) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "max_page_count"))
+    connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+    held = stream.head
+    with pytest.raises(StoreUnavailable, match=r"a\.db cannot grow: the disk is full"):
+        await stream.append(b"small", b"x" * 1_000_000, close=True)
+    assert await store.load("a") == held
+    assert await data_of(store, "a") == [b"1"]
+    connection.execute(f"PRAGMA max_page_count = {most}")
+    await Stream(store, "a", held).append(b"x" * 1_000_000)
+    assert [len(data) for data in await data_of(store, "a")] == [1, 1_000_000]
+
+
+async def test_the_last_to_close_leaves_one_whole_file(path):
+    store, other = SqliteStore(path), SqliteStore(path)
+    await store.open()
+    await other.open()
+    await Stream(store, "a").create(b"1")
+    assert await data_of(other, "a") == [b"1"]
+    await store.aclose()
+    assert await data_of(other, "a") == [b"1"]
+    await other.aclose()
+    assert [name for name in os.listdir(os.path.dirname(path)) if not name.endswith(".db")] == []
+
+
+async def test_it_says_what_it_is(store, path):
+    assert repr(store) == f"<SqliteStore {path} [open, synchronous=full]>"
+    await store.aclose()
+    assert repr(store) == f"<SqliteStore {path} [closed, synchronous=full]>"
+    assert store.statistics() == {}
+
+
+# -- files that cannot be used -----------------------------------------------------------------------------------------
+
+
+async def refused(path, kind, message):
+    store = SqliteStore(str(path))
+    with pytest.raises(kind, match=message):
+        await store.open()
+    assert "closed" in repr(store)
+
+
+async def test_a_file_of_another_program_is_left_alone(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE users (name)")
+    connection.close()
+    before = pathlib.Path(path).read_bytes()
+    await refused(path, StoreFileUnusable, "another program; name another file")
+    assert pathlib.Path(path).read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_left_alone(path):
+    before = os.urandom(10_000)
+    pathlib.Path(path).write_bytes(before)
+    await refused(path, StoreFileUnusable, "not an SQLite file; name another file")
+    assert pathlib.Path(path).read_bytes() == before
+
+
+async def test_a_file_of_a_newer_headwater_is_left_alone(path, store):
+    await store.aclose()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    await refused(path, StoreFileUnusable, "format 2; this Headwater knows format 1. Use a newer Headwater")
+
+
+async def test_a_missing_folder_is_named(tmp_path):
+    await refused(tmp_path / "no" / "a.db", StoreUnavailable, "folder of .* does not exist; create it first")
+
+
+async def test_a_path_that_is_a_folder_cannot_be_opened(tmp_path):
+    await refused(tmp_path, StoreUnavailable, "cannot be opened; check the path and its permissions")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_file_that_may_not_be_written_is_said_to_be_read_only(path, store):
+    await store.aclose()
+    os.chmod(path, 0o400)
+    store = SqliteStore(path)
+    await store.open()
+    with pytest.raises(StoreUnavailable, match="read-only for this user"):
+        await Stream(store, "a").create()
+    await store.aclose()
+
+
+def test_what_sqlite_says_of_a_read_only_file_is_passed_on(path):
+    """As root no file is read-only; SQLite can be told that it is."""
+    sqlite_file.connect(path).close()
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    with pytest.raises(sqlite3.Error) as raised:
+        connection.execute("DELETE FROM stream")
+    connection.close()
+    error = sqlite_file.translated(raised.value, path)
+    assert isinstance(error, StoreUnavailable)
+    assert str(error) == f"{path} is read-only for this user"
+    assert error.retry
+
+
+async def test_a_locked_new_file_is_said_to_be_locked(path, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
+    locking = sqlite3.connect(path, isolation_level=None)
+    locking.execute("BEGIN EXCLUSIVE")
+    await refused(path, StoreUnavailable, "locked by another process; stop it, or wait")
+    locking.execute("ROLLBACK")
+    locking.close()
+    store = SqliteStore(path)
+    await store.open()
+    await store.aclose()
+
+
+async def test_a_store_that_is_locked_for_a_while_can_be_read_and_is_written_again_later(path, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
+    store = SqliteStore(path)
+    await store.open()
+    stream = Stream(store, "a")
+    await stream.create(b"1")
+    held = stream.head
+    locking = sqlite3.connect(path, isolation_level=None)
+    locking.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreUnavailable, match="locked by another process; stop it, or wait"):
+        await stream.append(b"?")
+    assert await data_of(store, "a") == [b"1"]
+    locking.execute("ROLLBACK")
+    locking.close()
+    await Stream(store, "a", held).append(b"2")
+    assert await data_of(store, "a") == [b"1", b"2"]
+    await store.aclose()
+
+
+# -- other processes ---------------------------------------------------------------------------------------------------
+
+APPEND_LOOP = """
+import asyncio, sys
+from headwater import streams
+
+async def main(path):
+    async with streams.Streams(f"sqlite:///{path}") as log:
+        await log.create("a")
+        print("ready", flush=True)
+        count = 0
+        async def one():
+            nonlocal count
+            while True:
+                count += 1
+                offset = await log.append("a", b"%d" % count, b"pair")
+                print(offset.position, flush=True)
+        await asyncio.gather(*(one() for _ in range(3)))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_every_acknowledged_append_survives_kill_9(path):
+    for _ in range(2):
+        process = run_python(APPEND_LOOP, path)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            acknowledged = [int(process.stdout.readline()) for _ in range(150)]
+            process.send_signal(signal.SIGKILL)
+            acknowledged += [int(line) for line in process.stdout.read().split("\n")[:-1] if line]
+        finally:
+            ended(process)
+        store = SqliteStore(path)
+        await store.open()
+        head = await store.load("a")
+        assert head.tail >= max(acknowledged)
+        assert head.tail % 2 == 0, "half of a batch"
+        found, offset = [], Offset(head.generation, 0)
+        while page := await store.read("a", offset, max_bytes=1 << 20):
+            offset = page[-1].offset
+            found += page
+        assert [message.offset.position for message in found] == list(range(1, head.tail + 1))
+        assert {message.data for message in found[1::2]} == {b"pair"}
+        await store.aclose()
+
+
+ECHO = """
+import asyncio, sys, time
+from headwater import streams
+
+async def main(path):
+    loop = asyncio.get_running_loop()
+    async with streams.Streams(f"sqlite:///{path}") as log:
+        print("ready", flush=True)
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            await log.append("a", line.strip())
+            print(time.monotonic(), flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_another_process_sees_an_append_within_milliseconds(path, store):
+    await Stream(store, "a").create()
+    woken = asyncio.Event()
+    store.on_wake = lambda name: woken.set()
+    store.watch("a", watched=True)
+    process = run_python(ECHO, path)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        delays = []
+        for number in range(20):
+            await asyncio.sleep(0.003 * (number % 5))  # not in step with the watcher
+            while woken.is_set():
+                woken.clear()
+                await asyncio.sleep(0.01)
+            process.stdin.write(f"{number}\n")
+            line = asyncio.get_running_loop().run_in_executor(None, process.stdout.readline)
+            await asyncio.wait_for(woken.wait(), 5)
+            seen = time.monotonic()
+            delays.append(max(0.0, seen - float(await line)))
+            assert (await store.load("a")).tail == number + 1
+    finally:
+        ended(process)
+    print(f"seen after {statistics.median(delays) * 1000:.1f} ms (median), {max(delays) * 1000:.1f} ms at most")
+    assert statistics.median(delays) < 0.25
+
+
+OPEN_TOGETHER = """
+import asyncio, sys
+from headwater.stores.sqlite import SqliteStore
+
+async def main():
+    print("ready", flush=True)
+    for path in sys.stdin.read().split():
+        store = SqliteStore(path)
+        await store.open()
+        assert (await store.load("a")).generation == 0
+        await store.aclose()
+    print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_processes_that_start_together_make_one_file(tmp_path):
+    paths = "\n".join(str(tmp_path / f"{number}.db") for number in range(40))
+    processes = [run_python(OPEN_TOGETHER) for _ in range(3)]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+        for process in processes:
+            process.stdin.write(paths)
+            process.stdin.close()
+        assert [process.stdout.read() for process in processes] == ["done\n"] * 3
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+async def test_a_watcher_that_slept_for_long_wakes_all_it_watches(path, store, monkeypatch):
+    """Deletions are remembered for a while only: past that, everybody is asked to look."""
+    from headwater.stores import sqlite as sqlite_module
+
+    other = SqliteStore(path)
+    await other.open()
+    stream = Stream(other, "a")
+    await stream.create()
+    woken = asyncio.Queue()
+    store.on_wake = woken.put_nowait
+    store.watch("a", watched=True)
+    assert await asyncio.wait_for(woken.get(), 5) == "a"
+    store.watch("a", watched=False)
+    monkeypatch.setattr(sqlite_module, "GONE_KEPT", 5)
+    monkeypatch.setattr(sqlite_writer, "GONE_KEPT", 5)
+    await asyncio.sleep(0.02)  # the watcher comes to rest
+    while not woken.empty():
+        woken.get_nowait()
+    await other.delete("a", stream.head)
+    for number in range(10):
+        passing = Stream(other, f"s/{number}", await other.load(f"s/{number}"))
+        await passing.create()
+        await other.delete(passing.name, passing.head)
+    store.watch("a", watched=True)
+    assert await asyncio.wait_for(woken.get(), 5) == "a"
+    await other.aclose()
+
+
+async def test_two_objects_on_one_file_take_turns(path, store):
+    """Whoever is late gets a conflict, so nothing is lost between two that write one stream."""
+    other = SqliteStore(path)
+    await other.open()
+    await Stream(store, "a").create()
+
+    async def write(to, mark):
+        done = conflicts = 0
+        while done < 30:
+            head = await to.load("a")
+            assert isinstance(head, Head)
+            try:
+                await Stream(to, "a", head).append(b"%s%d" % (mark, done))
+                done += 1
+            except VersionConflict:
+                conflicts += 1
+        return conflicts
+
+    await asyncio.gather(write(store, b"x"), write(other, b"y"))
+    found = await data_of(store, "a")
+    for mark in (b"x", b"y"):
+        assert [data for data in found if data.startswith(mark)] == [b"%s%d" % (mark, number) for number in range(30)]
+    await other.aclose()

@@ -1,0 +1,189 @@
+"""wire/durable.py: what clients say in headers, queries and bodies, and what is minted for them."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headwater.decide import Stamp
+from headwater.errors import BadRequest
+from headwater.model import Offset
+from headwater.wire.durable import (
+    CURSOR_EPOCH_MS,
+    CURSOR_INTERVAL_MS,
+    cursor,
+    etag,
+    parse_closed,
+    parse_expires_at,
+    parse_stamp,
+    parse_ttl,
+    split_json,
+)
+
+ENDLESS = "1" * 5000
+"""More digits than int() takes."""
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("1", 1), ("3600", 3600), (str(2**53 - 1), 2**53 - 1)])
+def test_a_ttl_is_whole_seconds(text, seconds):
+    assert parse_ttl(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "01", "1.0", "1e3", " 1", "1 ", "0x10", "١", "abc", str(2**53), ENDLESS])
+def test_what_is_no_ttl(text):
+    with pytest.raises(BadRequest, match="whole number of seconds"):
+        parse_ttl(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00Z", 0),
+        ("2030-01-01T00:00:00Z", 1_893_456_000_000),
+        ("2030-01-01t01:00:00+01:00", 1_893_456_000_000),
+        ("2029-12-31T23:30:00-00:30", 1_893_456_000_000),
+        ("2030-01-01T00:00:00.001Z", 1_893_456_000_001),
+        ("2030-01-01T00:00:00.123456789Z", 1_893_456_000_123),
+        ("9999-12-31T23:59:59Z", 253_402_300_799_000),
+    ],
+)
+def test_an_expiry_is_a_time_with_a_zone(text, ms):
+    assert parse_expires_at(text) == ms
+
+
+@given(st.integers(0, 253_402_300_799_999))
+def test_an_expiry_keeps_its_milliseconds(ms):
+    from datetime import UTC, datetime, timedelta
+
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds")
+    assert parse_expires_at(text) == ms
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2030-01-01",
+        "2030-01-01T00:00:00",
+        "2030-01-01 00:00:00Z",
+        "2030-02-30T00:00:00Z",
+        "2030-01-01T00:00:60Z",
+        "2030-01-01T24:00:01Z",
+        "20300101T000000Z",
+        "1893456000",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+        "soon",
+    ],
+)
+def test_what_is_no_expiry(text):
+    with pytest.raises(BadRequest, match="Stream-Expires-At"):
+        parse_expires_at(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "closed"),
+    [("true", True), ("TRUE", True), ("True", True), (None, False), ("", False), ("1", False), ("yes", False), ("false", False), (" true", False)],
+)
+def test_only_true_closes(text, closed):
+    assert parse_closed(text) is closed
+
+
+def stamp(id_: str | None = None, epoch: str | None = None, seq: str | None = None) -> dict[str, str]:
+    given = {"producer-id": id_, "producer-epoch": epoch, "producer-seq": seq}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def test_a_stamp_is_all_three_or_none():
+    assert parse_stamp({}) is None
+    assert parse_stamp(stamp("p", "0", "9007199254740991")) == Stamp("p", 0, 2**53 - 1)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *(stamp(*case) for case in [("p",), (None, "0"), (None, None, "0"), ("p", "0"), ("p", None, "0"), (None, "0", "0")]),
+        stamp("", "0", "0"),
+        *(stamp("p", bad, "0") for bad in ["", "-1", "+1", "1.0", "1e1", "x", " 1", "٣", str(2**53), ENDLESS]),
+        *(stamp("p", "0", bad) for bad in ["", "-1", "0x1", str(2**53), ENDLESS]),
+    ],
+)
+def test_what_is_no_stamp(headers):
+    with pytest.raises(BadRequest, match="Producer-"):
+        parse_stamp(headers)
+
+
+@pytest.mark.parametrize(
+    ("body", "messages"),
+    [
+        (b"1", [b"1"]),
+        (b' {"a": [1, 2]} ', [b' {"a": [1, 2]} ']),
+        (b"[1, 2]", [b"1", b"2"]),
+        (b" \r\n\t[[1,2],[3]]\n", [b"[1,2]", b"[3]"]),
+        (b"[]", []),
+        (b"[[]]", [b"[]"]),
+        (b'["a,b]", {"c": "[1,2]"}, null, true, 1e3]', [b'"a,b]"', b'{"c": "[1,2]"}', b"null", b"true", b"1e3"]),
+        ('"é"'.encode(), ['"é"'.encode()]),
+    ],
+)
+def test_a_json_array_is_flattened_by_one_level(body, messages):
+    assert split_json(body) == messages
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b" ", b"{", b"[1,", b"[1,]", b"1 2", b"[1] 2", b"{'a': 1}", b"NaN", b"[NaN]", b"[01]", b'"a\nb"', b'["a\nb"]',
+     b'"\xff"', b'["\xff"]', b'[{"a": "\xc3"}]', b'["\\ud800"]', b"\xef\xbb\xbf[1]", b"undefined", b"[" * 5000 + b"]" * 5000],
+)  # fmt: skip
+def test_what_is_no_json(body):
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        split_json(body)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(values, max_size=5), st.sampled_from([None, 1]), st.booleans())
+def test_the_parts_of_an_array_are_its_values(items, indent, ascii_only):
+    body = json.dumps(items, indent=indent, ensure_ascii=ascii_only).encode()
+    assert [json.loads(part) for part in split_json(body)] == items
+
+
+def test_an_etag_changes_with_place_end_and_closing():
+    start, end = Offset(0, 0), Offset(0, 5)
+    tags = [
+        etag("name", start, end, closed=False),
+        etag("name", start, end, closed=True),
+        etag("name", start, Offset(0, 6), closed=False),
+        etag("name", Offset(0, 1), end, closed=False),
+        etag("other", start, end, closed=False),
+        etag("name", Offset(1, 0), Offset(1, 5), closed=False),
+    ]
+    assert len(set(tags)) == len(tags)
+    assert tags[0] == f'"name:{start}:{end}"'
+    assert tags[1] == f'"name:{start}:{end}:c"'
+
+
+NOW = CURSOR_EPOCH_MS + 1000 * CURSOR_INTERVAL_MS + 1
+
+
+@pytest.mark.parametrize(
+    ("clients", "jitter", "minted"),
+    [
+        (None, 0.5, 1000),
+        ("999", 0.5, 1000),
+        ("1000", 0.0, 1001),
+        ("1000", 0.9999, 1180),
+        ("5000", 0.0, 5001),
+        ("abc", 0.5, 1000),
+        ("-1", 0.5, 1000),
+        (ENDLESS, 0.5, 1000),
+    ],
+)
+def test_a_cursor_always_moves_on(clients, jitter, minted):
+    assert cursor(NOW, clients, jitter) == str(minted)
