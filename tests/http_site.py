@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from asgi_client import Call, Client
-
 from headwater import Limits, Streams
 from headwater.http import App
 from headwater.runs import Runs
@@ -33,13 +32,36 @@ class Site(Client):
 
 
 @asynccontextmanager
-async def open_site(limits: Limits = Limits(), sources: Any = (), **app: Any) -> AsyncIterator[Site]:
+async def open_site(limits: Limits | None = None, sources: Any = (), **app: Any) -> AsyncIterator[Site]:
     """`sources`: what can be run, if there are to be runs; `app`: further arguments of App."""
     loop = asyncio.get_running_loop()
-    streams = Streams("memory:", limits=limits, clock=lambda: START_MS + round(loop.time() * 1000))
+    streams = Streams("memory:", limits=limits or Limits(), clock=lambda: START_MS + round(loop.time() * 1000))
     async with streams:
         if not sources:
             yield Site(streams, App(streams, **app))
             return
         async with Runs(streams, *sources) as runs:
             yield Site(streams, App(streams, runs, **app))
+
+
+def at(position: int, generation: int = 0) -> str:
+    return f"{generation:016d}_{position:016d}"
+
+
+def facts(call: Call) -> dict[str, str]:
+    """The headers that Durable Streams gives a meaning."""
+    told = ("stream-", "producer-", "location", "etag")
+    return {name: value for name, value in call.headers.items() if name.startswith(told)}
+
+
+def refused(call: Call, status: int, code: str) -> None:
+    """It is an honest error: status, code, JSON, never stored by a cache, and safe."""
+    assert (call.status, call.json()["error"]["code"]) == (status, code), call.body
+    assert call.headers["content-type"] == "application/json"
+    assert call.headers["cache-control"] == "no-store"
+    safe(call)
+
+
+def safe(call: Call) -> None:
+    assert call.headers["x-content-type-options"] == "nosniff"
+    assert call.headers["cross-origin-resource-policy"] == "cross-origin"

@@ -24,8 +24,7 @@ class Reader(asyncio.Protocol):
         self._told = False
         self._greeted = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.write(self._crowd.request)
 
     def data_received(self, data: bytes) -> None:

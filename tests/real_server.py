@@ -22,9 +22,9 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 QUIET += ("--disable-component-update", "--disable-sync")
 
 # Nothing of the developer's own may change what is tested: no remote model, no other store or server.
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "HEADWATER_"))
-} | {"PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "HEADWATER_"))} | {
+    "PYTHONUNBUFFERED": "1"
+}
 
 
 class Server:

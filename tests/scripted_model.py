@@ -1,4 +1,4 @@
-"""A model that says what a test wants, when the test wants it: the real SDK and the real openai client, a scripted wire.
+"""A model that says what a test wants, when the test wants it: the real SDK and the real client on a scripted wire.
 
     agent = Agent(name="Bot", model=scripted(["Hel", gate, "lo"], calls("search", {"q": "x"}), [RuntimeError("cut")]))
 
@@ -13,8 +13,6 @@ from typing import Any
 import agents
 import httpx
 import openai
-import pytest
-from blockbuster import BlockBuster
 
 SECRET = "sk-secret-4711"
 
@@ -65,11 +63,3 @@ def _chunk(delta: dict[str, Any] | None, *, finish: str | None = None, usage: di
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
     body: dict[str, Any] = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
     return b"data: %s\n\n" % json.dumps(body | {"choices": choices} | ({"usage": usage} if usage else {})).encode()
-
-
-@pytest.fixture(autouse=True)
-def proc_is_memory(never_blocked: BlockBuster) -> None:
-    """What a lease reads about its process lies in /proc, which is no disk."""
-    for function in ("io.TextIOWrapper.read", "os.readlink", "os.stat"):
-        if function in never_blocked.functions:
-            never_blocked.functions[function].can_block_in("headwater/leases.py", {"_host", "_start_of"})

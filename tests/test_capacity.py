@@ -70,15 +70,19 @@ async def crowd_report(server: Server, stream: str) -> dict[str, Any]:
     )
     assert crowd.stdout is not None
     enough = asyncio.Event()
-    async with asyncio.timeout(60), httpx.AsyncClient() as http_client, asyncio.TaskGroup() as tasks:
-        tasks.create_task(beat(http_client, f"{server.url}/v1/stream/{stream}", enough))
-        assert await crowd.stdout.readline() == b"ready\n"
-        per_reader = (server.rss() - before) / READERS
-        await asyncio.sleep(SECONDS)  # what is measured
-        enough.set()
-    status, stopped_in = await asyncio.to_thread(server.stop)
-    report = json.loads(await crowd.stdout.readline())
-    await crowd.wait()
+    try:
+        async with asyncio.timeout(60), httpx.AsyncClient() as http_client, asyncio.TaskGroup() as tasks:
+            tasks.create_task(beat(http_client, f"{server.url}/v1/stream/{stream}", enough))
+            assert await crowd.stdout.readline() == b"ready\n"
+            per_reader = (server.rss() - before) / READERS
+            await asyncio.sleep(SECONDS)  # what is measured
+            enough.set()
+        status, stopped_in = await asyncio.to_thread(server.stop)
+        report = json.loads(await crowd.stdout.readline())
+    finally:
+        if crowd.returncode is None:
+            crowd.kill()
+        await crowd.wait()
     return {**report, "status": status, "stopped_in": stopped_in, "kb_per_reader": per_reader / 1024}
 
 

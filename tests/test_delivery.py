@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from asgi_client import Call, Client
 
+from asgi_client import Call, Client
 from headwater.delivery import CONNECTION, Cut, Delivery, Policy
 from headwater.errors import StoreUnavailable
 from headwater.formats.durable import DurableEvents
@@ -37,10 +37,10 @@ class Connection:
 class Bench:
     """Streams on the loop's own clock, with one stream `s`, and readers of it."""
 
-    def __init__(self, policy: Policy = Policy()) -> None:
+    def __init__(self, policy: Policy | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.streams = Streams("memory:", clock=lambda: START_MS + round(loop.time() * 1000))
-        self.delivery = Delivery(self.streams, policy)
+        self.delivery = Delivery(self.streams, policy or Policy())
         self.connection = Connection()
 
     async def __aenter__(self) -> "Bench":
@@ -51,7 +51,9 @@ class Bench:
     async def __aexit__(self, *_: object) -> None:
         await self.streams.aclose()
 
-    def read(self, format_: Format = NAMED, offset: str | None = None, *, extension: bool = False, name: str = "s") -> Call:
+    def read(
+        self, format_: Format = NAMED, offset: str | None = None, *, extension: bool = False, name: str = "s"
+    ) -> Call:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             cursor = await self.streams.cursor(name, offset)
             await self.delivery.respond(scope, receive, send, cursor, format_, [("x-own", "1")])
@@ -80,7 +82,7 @@ def nobody_is_left(bench: Bench) -> None:
     assert tail is None or (not tail._waiters and not tail.readers)
 
 
-# -- the first byte, the last byte ------------------------------------------------------------------------------------------
+# -- the first byte, the last byte ------------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -152,7 +154,7 @@ async def test_what_happened_at_once_is_written_at_once_but_in_bounded_chunks():
         assert len(call.chunks) < 40
 
 
-# -- keeping alive ---------------------------------------------------------------------------------------------------------
+# -- keeping alive ----------------------------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -207,7 +209,7 @@ async def test_a_format_without_a_heartbeat_stays_silent():
         nobody_is_left(bench)
 
 
-# -- many, slow and stalled readers -------------------------------------------------------------------------------------------
+# -- many, slow and stalled readers -----------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -268,7 +270,9 @@ def test_a_reader_that_does_not_read_is_only_behind_and_holds_no_memory():
 
 
 @pytest.mark.parametrize("extension", [False, True])
-@pytest.mark.parametrize("format_", [NAMED, DATA_ONLY, Raw(JSON), DurableEvents(JSON, "7")], ids=["sse", "data only", "raw", "durable"])
+@pytest.mark.parametrize(
+    "format_", [NAMED, DATA_ONLY, Raw(JSON), DurableEvents(JSON, "7")], ids=["sse", "data only", "raw", "durable"]
+)
 def test_a_write_that_is_not_taken_for_30_s_is_given_up(extension, format_):
     @virtual_time
     async def run() -> None:
@@ -337,7 +341,7 @@ async def test_who_ends_the_server_at_the_moment_of_giving_up_is_heeded():
         nobody_is_left(bench)
 
 
-# -- the end of a connection ---------------------------------------------------------------------------------------------------
+# -- the end of a connection ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", ["waiting", "stalled"])

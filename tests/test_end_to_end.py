@@ -272,4 +272,6 @@ async def test_a_retrying_producer_counts_once_over_five_kills(tmp_path: Path) -
         log = await read_log(server, "meter/1")
     assert [entry["n"] for entry in json.loads(b"[%s]" % log)] == acknowledged == list(range(len(acknowledged)))
     assert b",".join(following.result()) == log
-    print(f"\n{len(acknowledged)} messages over {KILLS} kills, {producer.result()} of them acknowledged only when sent again")
+    print(
+        f"\n{len(acknowledged)} messages over {KILLS} kills, {producer.result()} of them acknowledged only when sent again"
+    )

@@ -19,7 +19,9 @@ JSON, TEXT, BINARY, EVENTS = "application/json", "text/plain", "application/octe
 AWKWARD = "a\u2028b\u2029c\u0085d é 語 😀"
 
 
-def page_of(*data: bytes, start: int = 0, closed: bool = False, outcome: str | None = None, behind: bool = False) -> Page:
+def page_of(
+    *data: bytes, start: int = 0, closed: bool = False, outcome: str | None = None, behind: bool = False
+) -> Page:
     messages = [Message(one, Offset(3, start + count), 0) for count, one in enumerate(data, start=1)]
     end = Offset(3, start + len(data))
     return Page(messages, Offset(3, start), end, not behind, closed, outcome)
@@ -36,12 +38,16 @@ def decoded(data: bytes) -> list[Event]:
     return whole
 
 
-# -- server-sent events -------------------------------------------------------------------------------------------------
+# -- server-sent events -----------------------------------------------------------------------------------------------
 
 SSE_BYTES = {
     "json": (JSON, b'{"a": 1}', b'data:{"a": 1}\n\n'),
     "json over lines": (JSON, b'{\n"a":\r\n1}', b'data:{ "a":  1}\n\n'),
-    "json with line ends inside": (JSON, f'"{AWKWARD}"'.encode(), b'data:"a\\u2028b\\u2029c\\u0085d ' + "é 語 😀".encode() + b'"\n\n'),
+    "json with line ends inside": (
+        JSON,
+        f'"{AWKWARD}"'.encode(),
+        b'data:"a\\u2028b\\u2029c\\u0085d ' + "é 語 😀".encode() + b'"\n\n',
+    ),
     "text": (TEXT, b"one", b"data:one\n\n"),
     "text over lines": (TEXT, b"one\ntwo\r\nthree\r", b"data:one\ndata:two\ndata:three\ndata:\n\n"),
     "text that begins with a space": (TEXT, b" one", b"data:  one\n\n"),
@@ -60,7 +66,9 @@ def test_an_sse_event_is_its_id_and_its_data(stream_type, data, expected):
     assert [event.id for event in decoded(rendered)] == [id_of(42)]
 
 
-@pytest.mark.parametrize("foreign", [b"id: 666\ndata: x\n", b"data: a\n\ndata: b\n\n", b"data: half", b"\n", b": c\n", b"data:a\rid:6\n"])
+@pytest.mark.parametrize(
+    "foreign", [b"id: 666\ndata: x\n", b"data: a\n\ndata: b\n\n", b"data: half", b"\n", b": c\n", b"data:a\rid:6\n"]
+)
 def test_what_others_append_to_a_stream_of_events_forges_no_event_and_no_id(foreign):
     events = decoded(ServerSentEvents(EVENTS).render(page_of(foreign, stored_event(b"next", "n"))))
     assert [(event.event, event.id) for event in events] == [("message", id_of(1)), ("n", id_of(2))]
@@ -72,7 +80,10 @@ def test_ids_carry_the_prefix_and_messages_keep_their_order():
     assert events == [Event(str(n), "message", f"r~{id_of(n)}") for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(("outcome", "told"), [("completed", "completed"), ("failed", "failed"), ("cancelled", "cancelled"), (None, "completed")])
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [("completed", "completed"), ("failed", "failed"), ("cancelled", "cancelled"), (None, "completed")],
+)
 def test_named_sse_tells_how_the_stream_ended(outcome, told):
     named = ServerSentEvents(JSON)
     (end,) = decoded(named.ending(page_of(b"1", closed=True, outcome=outcome)))
@@ -109,7 +120,7 @@ def test_a_stored_event_refuses_a_name_that_would_forge_a_field():
         stored_event(b"x", "a\ndata: y")
 
 
-# -- Durable Streams ------------------------------------------------------------------------------------------------------
+# -- Durable Streams --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,7 +171,7 @@ def test_a_catch_up_body_is_a_json_array_or_the_bytes():
     assert body(BINARY, []) == b""
 
 
-# -- plain bodies -----------------------------------------------------------------------------------------------------------
+# -- plain bodies -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -224,7 +235,7 @@ def test_keys_tell_apart_what_renders_differently():
     assert ServerSentEvents("application/json; charset=utf-8").key == ServerSentEvents(JSON).key
 
 
-# -- by name ------------------------------------------------------------------------------------------------------------------
+# -- by name ----------------------------------------------------------------------------------------------------------
 
 
 def test_formats_by_name():

@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from asgi_client import Call, Client
 from fastapi import FastAPI, HTTPException, Request
-from scripted_model import SECRET, proc_is_memory  # noqa: F401 -- a fixture
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
+from asgi_client import Call, Client
 from headwater import Streams
 from headwater.delivery import Cut
 from headwater.errors import StoreUnavailable
@@ -22,6 +21,7 @@ from headwater.http import StreamResponse, follow, lifespan
 from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
 from headwater.wire.sse import Decoder, Event
+from scripted_model import SECRET
 
 
 @asynccontextmanager
@@ -247,20 +247,27 @@ async def test_a_store_that_is_away_for_long_does_not_leave_the_stream_open() ->
 
 async def test_when_the_process_ends_readers_are_told_and_the_generator_cleans_up_in_peace() -> None:
     steps: list[str] = []
+    cleaning, go_on = asyncio.Event(), asyncio.Event()
 
     async def generate() -> AsyncIterator[str]:
         try:
             yield "a"
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0.01)
+            cleaning.set()
+            await go_on.wait()
             steps.append("cleaned up")
 
     async with serving(generate) as (client, streams):
         call = client.call("GET", "/a")
         await call.until(b"data:a\n\n")
         producers = client.state["headwater"]
-        await asyncio.gather(producers.interrupt(), producers.interrupt())
+        first = asyncio.create_task(producers.interrupt())
+        await cleaning.wait()
+        second = asyncio.create_task(producers.interrupt())  # a signal and the end of the lifespan both do it
+        await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.gather(first, second)
         await call.done()
         assert json.loads(data(call)[1])["code"] == "interrupted"
         assert steps == ["cleaned up"]

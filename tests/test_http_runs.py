@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 from agents import Agent
-from asgi_client import Call, Client
 from fastapi import FastAPI
-from scripted_model import proc_is_memory, scripted  # noqa: F401 -- a fixture
 
+from asgi_client import Call, Client
 from headwater import Streams
 from headwater.http import App
 from headwater.http.auth import Keys
 from headwater.runs import Runs
 from headwater.wire.sse import Decoder, Event
+from scripted_model import scripted
 
 SSE = "text/event-stream"
 
@@ -227,7 +227,7 @@ async def test_a_run_is_a_stream_that_nobody_else_writes() -> None:
         assert (put.status, posted.status, deleted.status) == (403, 403, 403)
 
 
-# --- who may -----------------------------------------------------------------------------------------------------------
+# --- who may --------------------------------------------------------------------------------------------------------
 
 KEYS = """
 [[key]]
@@ -277,7 +277,7 @@ async def test_every_action_asks_whether_it_may(tmp_path: Any) -> None:
         assert theirs.headers["x-run-id"] != run
 
 
-# --- mounted -----------------------------------------------------------------------------------------------------------
+# --- mounted --------------------------------------------------------------------------------------------------------
 
 
 async def test_under_a_prefix_the_location_is_right() -> None:

@@ -1,4 +1,4 @@
-"""`/v1/stream/{path}`: Durable Streams, and the same streams for EventSource and plain readers.
+"""`/v1/stream/{path}`: creating, appending, closing, deleting, expiring, catching up, listing.
 
 Sections are those of the Durable Streams protocol.
 """
@@ -7,43 +7,16 @@ import asyncio
 import json
 
 import pytest
-from asgi_client import Call
-from http_site import START_MS, Site, open_site
 
 from headwater import Limits
 from headwater.testing import virtual_time
-from headwater.wire.durable import CURSOR_EPOCH_MS, CURSOR_INTERVAL_MS
-from headwater.wire.sse import Decoder
+from http_site import START_MS, at, facts, open_site, refused, safe
 
 JSON = "application/json"
 ZERO, BEYOND = f"{0:016d}_{0:016d}", f"{10**16 - 1}_{10**16 - 1}"
-CURSOR = (START_MS - CURSOR_EPOCH_MS) // CURSOR_INTERVAL_MS
 
 
-def at(position: int, generation: int = 0) -> str:
-    return f"{generation:016d}_{position:016d}"
-
-
-def facts(call: Call) -> dict[str, str]:
-    """The headers that Durable Streams gives a meaning."""
-    told = ("stream-", "producer-", "location", "etag")
-    return {name: value for name, value in call.headers.items() if name.startswith(told)}
-
-
-def refused(call: Call, status: int, code: str) -> None:
-    """It is an honest error: status, code, JSON, never stored by a cache, and safe."""
-    assert (call.status, call.json()["error"]["code"]) == (status, code), call.body
-    assert call.headers["content-type"] == "application/json"
-    assert call.headers["cache-control"] == "no-store"
-    safe(call)
-
-
-def safe(call: Call) -> None:
-    assert call.headers["x-content-type-options"] == "nosniff"
-    assert call.headers["cross-origin-resource-policy"] == "cross-origin"
-
-
-# -- create (5.1) ---------------------------------------------------------------------------------------------------------
+# -- create (5.1) -----------------------------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -118,7 +91,14 @@ async def test_put_refuses_what_can_never_be():
 
 @pytest.mark.parametrize(
     ("asked", "name"),
-    [("a%2Fb", "a/b"), ("a%3Fb", "a?b"), ("%C3%A9%20x", "é x"), ("a/../b", "a/../b"), ("a//b", "a//b"), ("50%25", "50%")],
+    [
+        ("a%2Fb", "a/b"),
+        ("a%3Fb", "a?b"),
+        ("%C3%A9%20x", "é x"),
+        ("a/../b", "a/../b"),
+        ("a//b", "a//b"),
+        ("50%25", "50%"),
+    ],
 )
 def test_a_path_names_a_stream(asked, name):
     @virtual_time
@@ -132,7 +112,7 @@ def test_a_path_names_a_stream(asked, name):
     run()
 
 
-# -- append and close (5.2, 5.3) ----------------------------------------------------------------------------------------------
+# -- append and close (5.2, 5.3) --------------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -250,7 +230,7 @@ async def test_a_failed_append_does_not_count_and_the_retry_of_the_closing_one_d
         assert (await site.post("only", stream_closed="true", **stamp(0, 0))).status == 204
 
 
-# -- delete, TTL and expiry (5.4, 5.1) ----------------------------------------------------------------------------------------
+# -- delete, TTL and expiry (5.4, 5.1) --------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -308,12 +288,14 @@ async def test_an_absolute_expiry_never_moves_and_the_name_is_free_again():
         assert (await site.ask("GET", "s")).status == 200
         await asyncio.sleep(0.001)
         for method in ("GET", "HEAD", "POST", "DELETE"):
-            assert (await site.ask(method, "s", "x" if method == "POST" else "", content_type="text/plain")).status == 404
+            assert (
+                await site.ask(method, "s", "x" if method == "POST" else "", content_type="text/plain")
+            ).status == 404
         assert (await site.put("s", "y", stream_ttl="5")).status == 201
         assert facts(await site.ask("HEAD", "s")) == {"stream-next-offset": at(1, 1), "stream-ttl": "5"}
 
 
-# -- catch-up (5.6, 8, 10) ------------------------------------------------------------------------------------------------------
+# -- catch-up (5.6, 8, 10) --------------------------------------------------------------------------------------------
 
 
 @virtual_time
@@ -363,7 +345,11 @@ async def test_the_end_is_told_only_where_it_is():
     async with open_site(Limits(page_bytes=1)) as site:
         await site.put("t", "[1,2]", JSON, stream_closed="true")
         first = await site.ask("GET", "t")
-        assert (first.json(), "stream-closed" in first.headers, "stream-up-to-date" in first.headers) == ([1], False, False)
+        assert (first.json(), "stream-closed" in first.headers, "stream-up-to-date" in first.headers) == (
+            [1],
+            False,
+            False,
+        )
         last = await site.ask("GET", f"t?offset={at(1)}")
         assert (last.json(), last.headers["stream-closed"], last.headers["stream-up-to-date"]) == ([2], "true", "true")
         for offset in (at(2), "now"):
@@ -416,243 +402,7 @@ async def test_what_a_writer_stored_is_no_page_of_this_server():
         assert text.headers["content-security-policy"] == "sandbox"
 
 
-# -- long-poll (5.7) ------------------------------------------------------------------------------------------------------------
-
-
-@virtual_time
-async def test_long_poll_gives_what_is_there_at_once():
-    async with open_site() as site:
-        await site.put("t", "a")
-        call = await site.ask("GET", "t?offset=-1&live=long-poll")
-        assert (call.status, call.body, asyncio.get_running_loop().time()) == (200, b"a", 0)
-        assert facts(call) == {"stream-next-offset": at(1), "stream-up-to-date": "true", "stream-cursor": str(CURSOR)}
-        assert (call.headers["cache-control"], call.headers["content-type"]) == ("no-store", "text/plain")
-
-
-@pytest.mark.parametrize("offset", ["now", at(1)])
-def test_long_poll_waits_for_data_and_gives_up_in_time(offset):
-    @virtual_time
-    async def run() -> None:
-        async with open_site() as site:
-            await site.put("t", "a")
-            call = site.call("GET", f"t?offset={offset}&live=long-poll&cursor={CURSOR}")
-            await asyncio.sleep(29.9)
-            assert call.status is None
-            await asyncio.sleep(0.2)
-            assert (call.status, call.body, call.ended) == (204, b"", True)
-            assert facts(call) | {"stream-cursor": ""} == {
-                "stream-next-offset": at(1),
-                "stream-up-to-date": "true",
-                "stream-cursor": "",
-            }
-            assert int(call.headers["stream-cursor"]) > CURSOR, "the client had the current one"
-            call = site.call("GET", f"t?offset={offset}&live=long-poll")
-            await asyncio.sleep(1)
-            await site.post("t", "b")
-            await call.done()
-            assert (call.status, call.body, call.headers["stream-next-offset"]) == (200, b"b", at(2))
-
-    run()
-
-
-@virtual_time
-async def test_long_poll_tells_the_end_at_once_and_wakes_for_it():
-    async with open_site() as site:
-        await site.put("t")
-        waiting = [site.call("GET", f"t?offset={offset}&live=long-poll") for offset in ("-1", "now")]
-        await asyncio.sleep(1)
-        await site.post("t", stream_closed="true")
-        late = [site.call("GET", f"t?offset={offset}&live=long-poll") for offset in ("-1", "now", ZERO)]
-        for call in waiting + late:
-            await call.done()
-            assert (call.status, call.headers["stream-closed"]) == (204, "true")
-            assert "stream-cursor" not in call.headers
-        assert asyncio.get_running_loop().time() == 1
-
-
-@virtual_time
-async def test_a_stream_that_goes_while_long_polled_is_gone():
-    async with open_site() as site:
-        await site.put("t")
-        call = site.call("GET", "t?offset=-1&live=long-poll")
-        await asyncio.sleep(1)
-        await site.ask("DELETE", "t")
-        refused(await call.done(), 404, "stream_not_found")
-        await site.put("u", stream_ttl="5")
-        call = site.call("GET", "u?offset=-1&live=long-poll")
-        await asyncio.wait([call.task])
-        refused(call, 404, "stream_not_found")
-
-
-@virtual_time
-async def test_a_drain_lets_long_polls_go_with_what_is_there():
-    async with open_site() as site:
-        await site.put("t", "a")
-        call = site.call("GET", "t?offset=now&live=long-poll")
-        await asyncio.sleep(1)
-        site.streams.drain()
-        await call.done()
-        assert (call.status, call.headers["stream-next-offset"]) == (204, at(1))
-        behind = await site.ask("GET", "t?offset=-1&live=long-poll")
-        assert (behind.status, behind.body) == (200, b"a"), "not: up to date where it is not"
-        refused(await site.ask("GET", "t?offset=-1&live=sse"), 503, "draining")
-        again = await site.ask("GET", "t?format=sse")
-        refused(again, 503, "draining")
-        assert again.headers["retry-after"] == "1"
-
-
-# -- live=sse (5.8) ----------------------------------------------------------------------------------------------------------------
-
-
-def control(position: int, **more: object) -> bytes:
-    said = {"streamNextOffset": at(position), **more}
-    return b"event: control\ndata:" + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
-
-
-OPEN = {"streamCursor": str(CURSOR), "upToDate": True}
-END = {"streamClosed": True, "upToDate": True}
-
-
-@virtual_time
-async def test_live_sse_pairs_data_with_control_and_ends_with_the_stream():
-    async with open_site() as site:
-        await site.put("j", "[1,2]", JSON)
-        call = site.call("GET", "j?offset=-1&live=sse")
-        assert await call.until(control(2, **OPEN)) == b"event: data\ndata:[1,2]\n\n" + control(2, **OPEN)
-        assert (call.status, call.headers["content-type"]) == (200, "text/event-stream")
-        assert call.headers["cache-control"] == "no-cache, no-transform"
-        assert "content-length" not in call.headers
-        assert "stream-sse-data-encoding" not in call.headers
-        await site.post("j", "3", JSON)
-        assert await call.until(control(3, **OPEN)) == b"event: data\ndata:[3]\n\n" + control(3, **OPEN)
-        await site.post("j", "4", JSON, stream_closed="true")
-        await call.done()
-        assert (call.unread(), call.ended) == (b"event: data\ndata:[4]\n\n" + control(4, **END), True)
-        again = await site.ask("GET", f"j?offset={at(4)}&live=sse")
-        assert again.body == control(4, **END)
-
-
-@virtual_time
-async def test_live_sse_says_at_once_where_the_reader_stands():
-    async with open_site() as site:
-        await site.put("t", "old")
-        for offset in ("now", at(1)):
-            call = site.call("GET", f"t?offset={offset}&live=sse")
-            await call.until(control(1, **OPEN))
-            await call.leave()
-            assert call.body == control(1, **OPEN)
-        assert asyncio.get_running_loop().time() == 0
-
-
-@virtual_time
-async def test_live_sse_of_bytes_is_base64_and_says_so():
-    async with open_site() as site:
-        await site.put("b", b"\x00\xff", "application/octet-stream", stream_closed="true")
-        call = await site.ask("GET", "b?offset=-1&live=sse")
-        assert call.headers["stream-sse-data-encoding"] == "base64"
-        assert call.body == b"event: data\ndata:AP8=\n\n" + control(1, **END)
-
-
-@pytest.mark.parametrize("query", ["live=sse", "live=long-poll", "live=", "live=sse&offset=", "live=x&offset=-1", "live=sse&live=sse&offset=-1"])
-def test_live_needs_an_offset_and_a_known_mode(query):
-    @virtual_time
-    async def run() -> None:
-        async with open_site() as site:
-            await site.put("t")
-            assert (await site.ask("GET", f"t?{query}")).status == 400
-            assert (await site.ask("GET", f"none?{query}")).status == 400
-
-    run()
-
-
-@pytest.mark.parametrize("live", ["sse", "long-poll"])
-def test_live_errors_come_before_the_first_byte(live):
-    @virtual_time
-    async def run() -> None:
-        async with open_site() as site:
-            await site.put("t")
-            refused(await site.ask("GET", f"none?offset=-1&live={live}"), 404, "stream_not_found")
-            refused(await site.ask("GET", f"t?offset={BEYOND}&live={live}"), 400, "bad_offset")
-            await site.ask("DELETE", "t")
-            await site.put("t")
-            refused(await site.ask("GET", f"t?offset={at(0)[:-1]}1&live={live}"), 410, "offset_gone")
-
-    run()
-
-
-# -- plain readers: EventSource, ndjson, text ---------------------------------------------------------------------------------------
-
-
-class EventSource:
-    """What a browser does: reads, and asks again with the last id that it has seen."""
-
-    def __init__(self, site: Site, url: str) -> None:
-        self.site, self.url, self.data, self.last_id, self.ended = site, url, [], "", False
-
-    async def connect(self, events: int) -> Call:
-        """Read so many events, then lose the connection."""
-        headers = {"last_event_id": self.last_id} if self.last_id else {}
-        call = self.site.call("GET", self.url, accept="text/event-stream", **headers)
-        decoder = Decoder()
-        await call.started()
-        while call.status == 200 and events > 0 and not self.ended:
-            for event in decoder.feed(await call.until(b"\n\n")):
-                events -= 1
-                self.ended = event.event == "end"
-                if not self.ended:
-                    self.data.append(event.data)
-            self.last_id = decoder.last_event_id
-        await call.leave()
-        return call
-
-
-@virtual_time
-async def test_an_event_source_resumes_without_loss_and_stops_at_the_end():
-    async with open_site() as site:
-        await site.put("j", json.dumps(list(range(20))), JSON, stream_closed="true")
-        browser = EventSource(site, "j?format=sse&offset=-1")
-        while not browser.ended:
-            await browser.connect(3)
-        assert browser.data == [str(n) for n in range(20)]
-        call = await browser.connect(1)
-        assert (call.status, call.headers["stream-closed"]) == (204, "true")
-        fresh = EventSource(site, "j")  # Accept alone will do
-        await fresh.connect(100)
-        assert len(fresh.data) == 20
-
-
-@virtual_time
-async def test_plain_sse_refuses_an_id_that_is_none():
-    async with open_site() as site:
-        await site.put("t", "a")
-        refused(await site.ask("GET", "t?format=sse", last_event_id="nonsense"), 400, "bad_offset")
-        refused(await site.ask("GET", "t?format=sse", last_event_id=at(9)), 400, "bad_offset")
-        refused(await site.ask("GET", "t?format=xml"), 406, "not_acceptable")
-        assert site.streams.statistics()["readers"] == 0
-        call = site.call("GET", "t?format=sse&offset=-1", last_event_id="")
-        await call.until(b"data:a\n\n")
-        await call.leave()
-
-
-@virtual_time
-async def test_ndjson_and_text_follow_to_the_end():
-    async with open_site() as site:
-        await site.put("j", "[1]", JSON)
-        calls = [site.call("GET", f"j?format={name}") for name in ("ndjson", "text")]
-        calls.append(site.call("GET", "j", accept="application/x-ndjson"))
-        for call in calls:
-            await call.until(b"1\n")
-            assert call.headers["stream-next-offset"] == at(0)
-        await site.post("j", '{"a": 2}', JSON, stream_closed="true")
-        for call in calls:
-            await call.done()
-            assert (call.body, call.ended) == (b'1\n{"a": 2}\n', True)
-        kinds = [call.headers["content-type"] for call in calls]
-        assert kinds == ["application/x-ndjson", "text/plain; charset=utf-8", "application/x-ndjson"]
-        assert (await site.ask("GET", "j", accept="application/json, text/event-stream")).json() == [1, {"a": 2}]
-
-
-# -- reserved names, methods, listing -------------------------------------------------------------------------------------------------
+# -- reserved names, methods, listing ---------------------------------------------------------------------------------
 
 
 @virtual_time

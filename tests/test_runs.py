@@ -13,15 +13,16 @@ import msgspec
 import pytest
 from ag_ui_validate.pytest_plugin import assert_valid_agui
 from agents import Agent, function_tool
-from scripted_model import SECRET, calls, proc_is_memory, scripted  # noqa: F401 -- a fixture
 
 from headwater import Streams
-from headwater.agui import CustomEvent, OpenParts, decode
+from headwater.agui import CustomEvent, OpenParts, decode, encode, run_started
 from headwater.errors import AgentNotFound, BadRequest, Draining, KeyReused, RunNotFound, StoreUnavailable, TooLarge
 from headwater.runs import Record, Run, Runs
+from headwater.runs.supervisor import INTERRUPTED, Supervised, Supervisor
 from headwater.sources import RunFailed, Sink, progress
 from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
+from scripted_model import SECRET, calls, scripted
 
 Event = dict[str, Any]
 
@@ -66,7 +67,7 @@ class Bare:
     def __init__(self, body: Any) -> None:
         self.body, self.begun = body, 0
 
-    async def run(self, input: Any, sink: Sink) -> object:
+    async def run(self, input: Any, sink: Sink) -> object:  # noqa: A002 -- AG-UI's word
         self.begun += 1
         return await self.body(sink)
 
@@ -243,14 +244,14 @@ async def test_a_store_that_is_away_for_seconds_costs_nothing() -> None:
     store = Failing()
 
     async def counts(sink: Sink) -> None:
-        for number in range(100):
+        for number in range(30):
             await sink.emit(CustomEvent(name="n", value=number))
             await asyncio.sleep(0.1)
-            store.away = 20 <= number < 50
+            store.away = 5 <= number < 15
 
     async with Streams(store) as streams, Runs(streams) as runs:
         events = await read(await runs.start(Bare(counts), "hi"), streams)
-        assert [event["value"] for event in events[2:-1]] == list(range(100))
+        assert [event["value"] for event in events[2:-1]] == list(range(30))
 
 
 @virtual_time
@@ -258,19 +259,19 @@ async def test_a_run_whose_store_was_away_for_long_is_ended_when_it_is_back() ->
     store = Failing()
 
     async def counts(sink: Sink) -> None:
-        for number in range(1000):
+        for number in range(100):
             await sink.emit(CustomEvent(name="n", value=number))
-            await asyncio.sleep(0.1)
-            store.away = number >= 20
+            await asyncio.sleep(2)
+            store.away = number >= 5
 
     async with Streams(store) as streams, Runs(streams) as runs:
         run = await runs.start(Bare(counts), "hi")
-        await asyncio.sleep(120)
+        await asyncio.sleep(60)
         assert not (await streams.head(run.stream)).closed
         store.away = False
         events = await asyncio.wait_for(read(run, streams), 10)
         assert events[-1]["code"] == "store_unavailable"
-        assert [event["value"] for event in events[2:-1]] == list(range(21))
+        assert [event["value"] for event in events[2:-1]] == list(range(6))
         assert runs.statistics() == {"running": 0}
 
 
@@ -330,15 +331,26 @@ async def test_cancel_in_mid_tool_stops_the_tool(streams: Streams) -> None:
 
 
 async def test_a_run_that_is_stopped_before_its_first_step_is_ended_too(streams: Streams) -> None:
-    source = Bare(forever)
-    runs = Runs(streams)
-    starting = asyncio.create_task(runs.start(source, "hi"))
-    while not runs.statistics()["running"]:
-        await asyncio.sleep(0)
+    async def unused(code: str, message: str) -> None:
+        raise AssertionError(message)
+
+    writer, started = streams.writer("runs/x"), run_started("thread", "x")
+    await writer.open(encode(started))
+    source, supervisor = Bare(forever), Supervisor()
+    supervisor.start(Supervised("x", "thread", writer, [started], unused), source, "hi")
+    assert supervisor.stop("x")
     assert not source.begun
+    pages = [page async for page in streams.follow("runs/x")]
+    assert pages[-1].outcome == "cancelled"
+
+
+async def test_a_run_that_is_being_started_when_the_process_ends_is_ended_too(streams: Streams) -> None:
+    runs = Runs(streams)
+    starting = asyncio.create_task(runs.start(Bare(forever), "hi"))
+    await asyncio.sleep(0)
     await runs.interrupt()
     run = await starting
-    assert (await asyncio.wait_for(run.wait(), 5)).status == "failed"
+    assert (await asyncio.wait_for(run.wait(), 5)).error == {"code": "interrupted", "message": INTERRUPTED[1]}
 
 
 async def test_cancel_from_another_process_on_the_same_file(tmp_path: Path) -> None:
@@ -465,7 +477,7 @@ async def test_runs_are_listed_newest_first_in_pages(streams: Streams) -> None:
 
 async def test_what_is_not_there_is_said(streams: Streams) -> None:
     async with Runs(streams, Bare(forever)) as runs:
-        with pytest.raises(AgentNotFound, match="'boot'.*bare"):
+        with pytest.raises(AgentNotFound, match=r"'boot'.*bare"):
             await runs.start("boot", "hi")
         with pytest.raises(BadRequest, match="not JSON"):
             await runs.start("bare", object())

@@ -15,7 +15,9 @@ async def test_it_keeps_the_contract():
     await testing.check_store(MemoryStore)
 
 
-async def test_a_store_that_breaks_the_contract_is_told_which_part():
+async def test_a_store_that_breaks_the_contract_is_told_which_part(monkeypatch):
+    monkeypatch.setattr("headwater.testing.witness.MOMENT_SECONDS", 0.01)
+
     class Forgetful(MemoryStore):
         def touch(self, name, generation, now):
             """Reads do not count."""
@@ -50,7 +52,11 @@ async def test_what_it_holds_outlives_a_closing_of_the_object():
 
 @pytest.mark.parametrize(
     ("url", "path"),
-    [("sqlite:///app.db", "app.db"), ("sqlite:////var/lib/a%20b.db", "/var/lib/a b.db"), ("sqlite:///a/b.db", "a/b.db")],
+    [
+        ("sqlite:///app.db", "app.db"),
+        ("sqlite:////var/lib/a%20b.db", "/var/lib/a b.db"),
+        ("sqlite:///a/b.db", "a/b.db"),
+    ],
 )
 def test_a_url_names_a_file_as_in_sqlalchemy(url, path):
     store = store_from_url(url)

@@ -20,6 +20,8 @@ from headwater.stores import sqlite_file, sqlite_writer
 from headwater.stores.sqlite import SqliteStore
 from headwater.testing import check_store
 
+NOTHING = Absent(0)
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -37,7 +39,7 @@ async def store(path):
 class Stream:
     """One stream, each commit made on the head that the one before will leave."""
 
-    def __init__(self, store, name, before=Absent(0)):
+    def __init__(self, store, name, before=NOTHING):
         self.store, self.name, self.head = store, name, before
 
     def commit(self, request):

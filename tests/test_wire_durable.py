@@ -30,7 +30,9 @@ def test_a_ttl_is_whole_seconds(text, seconds):
     assert parse_ttl(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", "01", "1.0", "1e3", " 1", "1 ", "0x10", "١", "abc", str(2**53), ENDLESS])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", "01", "1.0", "1e3", " 1", "1 ", "0x10", "١", "abc", str(2**53), ENDLESS]
+)
 def test_what_is_no_ttl(text):
     with pytest.raises(BadRequest, match="whole number of seconds"):
         parse_ttl(text)
@@ -84,7 +86,17 @@ def test_what_is_no_expiry(text):
 
 @pytest.mark.parametrize(
     ("text", "closed"),
-    [("true", True), ("TRUE", True), ("True", True), (None, False), ("", False), ("1", False), ("yes", False), ("false", False), (" true", False)],
+    [
+        ("true", True),
+        ("TRUE", True),
+        ("True", True),
+        (None, False),
+        ("", False),
+        ("1", False),
+        ("yes", False),
+        ("false", False),
+        (" true", False),
+    ],
 )
 def test_only_true_closes(text, closed):
     assert parse_closed(text) is closed
@@ -103,7 +115,10 @@ def test_a_stamp_is_all_three_or_none():
 @pytest.mark.parametrize(
     "headers",
     [
-        *(stamp(*case) for case in [("p",), (None, "0"), (None, None, "0"), ("p", "0"), ("p", None, "0"), (None, "0", "0")]),
+        *(
+            stamp(*case)
+            for case in [("p",), (None, "0"), (None, None, "0"), ("p", "0"), ("p", None, "0"), (None, "0", "0")]
+        ),
         stamp("", "0", "0"),
         *(stamp("p", bad, "0") for bad in ["", "-1", "+1", "1.0", "1e1", "x", " 1", "٣", str(2**53), ENDLESS]),
         *(stamp("p", "0", bad) for bad in ["", "-1", "0x1", str(2**53), ENDLESS]),
@@ -141,9 +156,17 @@ def test_what_is_no_json(body):
         split_json(body)
 
 
+texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(texts, inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -56,17 +56,18 @@ class Cursor:
         return page_of(head, self.offset, messages) if messages else None
 
     async def _fetched(self) -> Page | None:
-        head = self.tail.head
+        head, name = self.tail.head, self.tail.name
         if head is None or self._over(head):
             wakes = self.tail.wakes
-            head = self.tail.touched_head(await self._store.load(self.tail.name))
+            head = self.tail.touched_head(await self.tail.once("head", lambda: self._store.load(name)))
             self.tail.learn(head, wakes)
         if isinstance(head, Absent) or head.expired(self._clock()):
             raise StreamNotFound("this stream is gone")
         if head.generation != self.offset.generation:
             raise OffsetGone("another stream has taken this name; read again from the start")
         if self.offset.position < head.tail:
-            messages = await self._store.read(self.tail.name, self.offset, max_bytes=self.max_bytes)
+            start, size = self.offset, self.max_bytes
+            messages = await self.tail.once((start, size), lambda: self._store.read(name, start, max_bytes=size))
             self.tail.extend(messages)
             return page_of(head, self.offset, messages)
         return page_of(head, self.offset, []) if head.closed else None

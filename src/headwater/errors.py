@@ -29,7 +29,8 @@
     └── MissingExtra               500   an optional package is not installed (also an ImportError)
 
 Each class says its HTTP status, a stable code for programs, and whether the same request may succeed when it is
-sent again. `detail` holds facts a client may need (offsets, epochs), never internals: messages reach readers.
+sent again. `detail` holds facts a client may need (offsets, epochs). It reaches readers, and so does `said`: never
+internals in those.
 Knows nobody.
 """
 
@@ -39,7 +40,7 @@ from typing import ClassVar
 
 
 class HeadwaterError(Exception):
-    """The root; `str(error)` is safe to show to a client."""
+    """The root."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -48,6 +49,11 @@ class HeadwaterError(Exception):
     def __init__(self, message: str, **detail: str | int) -> None:
         super().__init__(message)
         self.detail: dict[str, str | int] = detail
+
+    @property
+    def said(self) -> str:
+        """What a client is told; `str` is for whoever runs the server."""
+        return str(self)
 
 
 class BadRequest(HeadwaterError):
@@ -137,7 +143,13 @@ class TooManyRequests(HeadwaterError):
 
 
 class StoreError(HeadwaterError):
+    """Its text names files; a client learns only that it was the store."""
+
     code = "store_error"
+
+    @property
+    def said(self) -> str:
+        return "the store cannot be used right now" if self.retry else "the store cannot be used"
 
 
 class StoreFileUnusable(StoreError):

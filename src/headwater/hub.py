@@ -11,14 +11,17 @@ resolves a future of each waiter's own, so that cancelling one reader touches no
 from __future__ import annotations
 
 import asyncio
+import functools
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from headwater.model import Absent, Head, Message, Offset, Page
+
+T = TypeVar("T")
 
 RING_BYTES: Final = 256 * 1024
 """Kept of a hot stream: a reader this far behind still costs no read of the store. 5,000 tokens take about 400 KB."""
@@ -60,6 +63,7 @@ class Tail:
         self._sums: list[int] = [0]  # _sums[i]: cost of the messages before the i-th since the ring began
         self._waiters: set[asyncio.Future[None]] = set()
         self._memo: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._flights: dict[Hashable, asyncio.Future[Any]] = {}
 
     def __repr__(self) -> str:
         return f"<Tail {self.name!r} [{self.readers} readers, {len(self._messages)} messages from {self._base}]>"
@@ -82,6 +86,23 @@ class Tail:
             if len(self._memo) > MEMO_PAGES:
                 self._memo.popitem(last=False)
         return made
+
+    async def once(self, key: Hashable, fetch: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """`await fetch()`, shared by all who ask for `key` before the next wake: a thousand readers ask the store once.
+
+        Cancelling one of them leaves the others and the fetch alone.
+        """
+        flight = self._flights.get((self.wakes, key))
+        if flight is None:
+            flight = asyncio.ensure_future(fetch())
+            self._flights[self.wakes, key] = flight
+            flight.add_done_callback(functools.partial(self._landed, (self.wakes, key)))
+        return await asyncio.shield(flight)
+
+    def _landed(self, key: Hashable, flight: asyncio.Future[Any]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # whoever waited has it; if nobody does any more, it is nobody's
 
     # -- growing --------------------------------------------------------------------------------------------------
 

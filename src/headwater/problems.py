@@ -45,5 +45,5 @@ def answer(error: Exception) -> Response:
         headers["retry-after"] = str(RETRY_AFTER_SECONDS)
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    said = {"error": {"code": error.code, "message": str(error), "retry": error.retry, **error.detail}}
+    said = {"error": {"code": error.code, "message": error.said, "retry": error.retry, **error.detail}}
     return Response(msgspec.json.encode(said), error.status, headers, "application/json")

@@ -72,7 +72,7 @@ class ServerSentEvents(Format):
     def interruption(self, error: HeadwaterError) -> bytes:
         if not self._named:
             return sse.comment(f"interrupted: {error.code}")
-        said = msgspec.json.encode({"code": error.code, "message": str(error), "retry": error.retry})
+        said = msgspec.json.encode({"code": error.code, "message": error.said, "retry": error.retry})
         return sse.encode(said, event="interrupted", retry=RECONNECT_MS if error.retry else None)
 
 

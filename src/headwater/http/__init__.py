@@ -2,6 +2,6 @@
 
 from headwater.http.app import App
 from headwater.http.lifespan import lifespan, opened
-from headwater.http.response import StreamResponse, follow
+from headwater.http.response import StreamResponse, error_response, follow
 
-__all__ = ["App", "StreamResponse", "follow", "lifespan", "opened"]
+__all__ = ["App", "StreamResponse", "error_response", "follow", "lifespan", "opened"]

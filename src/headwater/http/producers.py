@@ -48,6 +48,7 @@ class Producers:
 
     def __init__(self, streams: Streams) -> None:
         self.delivery = Delivery(streams)
+        self._starting: set[asyncio.Future[None]] = set()
         self._running: dict[asyncio.Task[None], Production] = {}
         streams.leases.finisher(KIND, self._finish_orphan)
 
@@ -56,7 +57,10 @@ class Producers:
 
     async def start(self, production: Production) -> None:
         """Make the stream and begin. Cancelled or not: with the stream there is a task that ends it."""
-        await asyncio.shield(asyncio.ensure_future(self._start(production)))
+        starting = asyncio.ensure_future(self._start(production))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        await asyncio.shield(starting)
 
     async def _start(self, production: Production) -> None:
         try:
@@ -70,6 +74,8 @@ class Producers:
 
     async def interrupt(self) -> None:
         """End all of them, because the process ends; their streams say so when this returns."""
+        if self._starting:
+            await asyncio.wait(self._starting, timeout=STOP_SECONDS)
         for task, production in self._running.items():
             production.interrupt(task)
         if self._running:

@@ -73,7 +73,9 @@ class StreamResponse(Response):
         """`content` gives str, bytes, dicts, pydantic models or ServerSentEvents, async or not; str and bytes as they
         are, the rest as JSON. A dict with `data` and no other keys than an event's is an event, as for sse-starlette.
 
-        `media_type` other than text/event-stream sends the bytes as they are (and cannot be resumed by Last-Event-ID).
+        `media_type` other than text/event-stream sends the bytes as they are: it cannot be resumed by Last-Event-ID,
+        and where the generator fails, the connection is cut. (Starlette's BaseHTTPMiddleware ends the body cleanly even
+        then, unless the server is `uvicorn --http headwater.server.connection:Protocol`.)
         `owner`: only requests that give the same one can resume this response (a user's id, say). `framed`: whether
         str and bytes are finished SSE text; by default the first one tells.
         """
@@ -156,6 +158,14 @@ def follow(
     else:
         delivery = producers.delivery  # with one timer for all readers
     return Following(delivery, name, _choose, status_code=status_code, headers=headers)
+
+
+async def error_response(_: Request, error: Exception) -> Response:
+    """Tells an error of ours as it should be told: `FastAPI(exception_handlers={HeadwaterError: error_response})`.
+
+    For what an endpoint itself may raise: 404 from `runs.get`, 409 from `runs.start`, 503 while the server goes away.
+    """
+    return answer(error)
 
 
 def _choose(head: Head, headers: Headers, query: QueryParams) -> Format:

@@ -49,7 +49,7 @@ from headwater.runs.record import (
     stream_of,
     title_of,
 )
-from headwater.runs.supervisor import INTERRUPTED, Supervised, Supervisor
+from headwater.runs.supervisor import INTERRUPTED, STOP_SECONDS, Supervised, Supervisor
 from headwater.sources import Source
 from headwater.streams import Streams
 
@@ -114,6 +114,7 @@ class Runs:
         self.agents: dict[str, Source] = {}
         self._supervisor = Supervisor()
         self._control: asyncio.Task[None] | None = None
+        self._beginnings: set[asyncio.Future[bool]] = set()
         self._leaving = False
         for agent in agents:
             self.register(agent)
@@ -142,6 +143,8 @@ class Runs:
     async def interrupt(self) -> None:
         """End the runs made here, because the process ends; their streams say so when this returns. None starts now."""
         self._leaving = True
+        if self._beginnings:
+            await asyncio.wait(self._beginnings, timeout=STOP_SECONDS)
         await self._supervisor.interrupt()
 
     async def aclose(self) -> None:
@@ -190,6 +193,8 @@ class Runs:
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
         beginning = asyncio.ensure_future(self._begin(run_id, thread_id or f"th_{run_id}", name, source, input))
+        self._beginnings.add(beginning)
+        beginning.add_done_callback(self._beginnings.discard)
         return Run(self, run_id, started=await asyncio.shield(beginning))
 
     def _named(self, agent: Any) -> tuple[str, Source]:

@@ -102,7 +102,7 @@ class Supervised:
         except RunFailed as error:
             return "failed", run_error(error.code, error.message, usage=self._usage)
         except HeadwaterError as error:  # of the sink: what it says is meant to be shown
-            return "failed", run_error(error.code, str(error), usage=self._usage)
+            return "failed", run_error(error.code, error.said, usage=self._usage)
         except Exception:  # noqa: BLE001 -- a source's bug must end its run, and its text must not reach readers
             _log.exception("run %s failed", self.run_id)
             return "failed", run_error("internal", "the run failed; the server's log says why", usage=self._usage)
@@ -129,7 +129,7 @@ class Supervised:
             await self._writer.flush()
         while True:
             try:
-                await self._end_as_failed(error.code, str(error))
+                await self._end_as_failed(error.code, error.said)
                 return
             except (StreamClosed, StreamNotFound):
                 return

@@ -22,7 +22,8 @@ all of it stale by the time it is read."""
 
 USER_TIMEOUT_MS: Final = 12_000
 """Sent data that nobody acknowledges for so long: the peer is gone. With a heartbeat every 15 s that is found within
-27 s; a phone in a tunnel for longer resumes."""
+27 s; a phone in a tunnel for longer resumes. On Linux it also ends a reader that acknowledges but takes nothing for so
+long, before delivery's own deadline does; that one resumes, too."""
 
 KEEPALIVE_SECONDS: Final = 10
 """Of idleness before the kernel asks whether the peer is still there."""

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import math
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -148,10 +149,23 @@ class _Server(uvicorn.Server):
         self._streams, self._runs = streams, runs
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
+        self._patience_seconds = (config.timeout_graceful_shutdown or 1) - 0.5
 
     async def main_loop(self) -> None:
         self.on_started()
         await super().main_loop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Who takes nothing any more is let go before uvicorn cancels what is left, which it logs as failures.
+        last_call = self._loop.call_later(self._patience_seconds, self._abort_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            last_call.cancel()
+
+    def _abort_all(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit and sig == signal.SIGINT

@@ -225,6 +225,7 @@ function send(text) {
 
 async function stop() {
   if (!conversation?.running || $("stop").disabled) return;
+  if (document.activeElement === $("stop")) composer.focus(); // a disabled button keeps no focus
   $("stop").disabled = true;
   announce("Stopping");
   await conversation.stop().catch(() => ($("stop").disabled = false));

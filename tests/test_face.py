@@ -1,0 +1,276 @@
+"""The public face: what is exported and how it is called. It changes only on purpose: then the text below changes too.
+
+And what importing it costs: nothing that is optional is loaded before it is used; where it is missing, the error says
+what to install.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+FACE = """
+headwater
+  HeadwaterError(message, **detail)
+  Limits(message_bytes=16777216, page_bytes=1048576, sweep_seconds=30.0)
+  Message(data, offset, time, key=None)
+  Offset(generation, position)
+    parse(text)
+  Page(messages, start, next, up_to_date, closed, outcome=None)
+  Stamp(producer, epoch, seq)
+  Streams(store='memory:', *, limits=…, clock=…)
+    async aclose(self)
+    async append(self, name, *values, key=None, stamp=None, close=False, outcome=None)
+    async carry_out(self, name, request)
+    async close(self, name, outcome='completed')
+    async create(self, name, *values, content_type='application/json', ttl=None, expires_at=None,
+          closed=False, labels=None)
+    async cursor(self, name, offset=None, *, max_bytes=None)
+    async delete(self, name)
+    drain(self)
+    follow(self, name, offset=None)
+    async head(self, name)
+    is_open
+    async list(self, prefix='', *, after=None, limit=100, newest=False)
+    async open(self)
+    async read(self, name, offset=None, *, max_bytes=None)
+    statistics(self)
+    writer(self, name, *, content_type='application/json', ttl=None, labels=None)
+  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None)
+    async aclose(self, outcome='completed', *last)
+    async flush(self)
+    async open(self, *first)
+    async send(self, value, *, key=None)
+  __version__
+headwater.http
+  App(streams, runs=None, *, auth=None, origins=None, delivery=None, long_poll_seconds=30.0, pages=None)
+  StreamResponse(content, request, *, status_code=200, headers=None, media_type='text/event-stream', owner='',
+        framed=None, ttl=3600)
+  async error_response(_, error)
+  follow(streams, name, request, *, status_code=200, headers=None)
+  lifespan(streams, runs=None)
+  opened(streams, runs=None, producers=None, *, on_signals=True)
+headwater.runs
+  Record(id, agent, thread_id, status, created, title='', ended=None, input=None, usage=None, error=None,
+        result=None)
+  Run(runs, run_id, *, started)
+    async cancel(self)
+    async record(self)
+    response(self, request=None, *, status_code=200, headers=None)
+    stream
+    async wait(self)
+  Runs(streams, *agents, delivery=None)
+    async aclose(self)
+    async cancel(self, run_id)
+    async get(self, run_id)
+    async interrupt(self)
+    async list(self, *, before=None, limit=50)
+    async open(self)
+    async record(self, run_id)
+    register(self, agent, name=None)
+    async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='')
+    statistics(self)
+headwater.client
+  Client(base_url, *, key=None, retry=None, transport=None)
+    async aclose(self)
+    async append(self, path, *values, content_type='application/json', close=False)
+    async close(self, path)
+    async create(self, path, *, content_type='application/json', ttl=None)
+    follow(self, path_or_url, offset=None, *, on_lost=None, on_connected=None)
+    async head(self, path)
+    async list(self, prefix='', *, after=None, limit=100)
+  Event(data, offset, name='message')
+    json(self)
+  Reader(http, url, offset, headers, retry, on_lost, on_connected)
+    async aclose(self)
+  Retry(shortest=0.2, longest=10.0, silence=45.0, connect=10.0, sleep=…, clock=…, jitter=…)
+    pause(self, failures, asked=0.0)
+  StreamInfo(name, content_type, offset, closed, outcome=None, messages=None, bytes=None, created=None,
+        appended=None, ttl=None, expires_at=None)
+  Unreachable(message, **detail)
+headwater.server
+  PortTaken(message, **detail)
+  ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
+        insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
+        log_level='info', pages=…)
+  listen(host, port)
+  run(config, ready=None)
+  async serve(config, ready=None)
+headwater.sources
+  JSON
+  RunFailed(code, message)
+  Sink
+    async emit(self, event)
+    usage(self, entries)
+  Source
+    async run(self, input, sink)
+  progress(message=None, *, fraction=None, data=None)
+headwater.testing
+  VirtualTimeLoop(*, grace=0.01, stuck_after=30.0)
+    run_in_executor(self, executor, func, *args)
+    async shutdown_default_executor(self, timeout=None)
+    time(self)
+  async check_store(make_store, *, reopen=None)
+  async left_behind(known=…)
+  run_virtual(main, *, grace=0.01)
+  virtual_time(test)
+"""
+
+
+def spelled(thing: object) -> str:
+    """The parameters of a callable: names, kinds and plain defaults; annotations are for readers and mypy."""
+    assert callable(thing)
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty, default=plain(parameter.default))
+        for parameter in inspect.signature(thing).parameters.values()
+    ]
+    return str(inspect.Signature(parameters))
+
+
+class Something:
+    """A default that is more than a word."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+def plain(default: object) -> object:
+    simple = default is inspect.Parameter.empty or isinstance(default, str | int | float | bool | tuple | None)
+    return default if simple else Something()
+
+
+def methods(kind: type) -> Iterator[str]:
+    """Its own public methods and attributes, by name."""
+    for name in sorted(vars(kind)):
+        member = getattr(kind, name)
+        if name.startswith("_"):
+            continue
+        if inspect.isfunction(member) or inspect.ismethod(member):
+            awaited = "async " if inspect.iscoroutinefunction(member) else ""
+            yield f"    {awaited}{name}{spelled(member)}"
+        elif isinstance(vars(kind)[name], property):
+            yield f"    {name}"
+
+
+def face(module_name: str) -> Iterator[str]:
+    module = importlib.import_module(module_name)
+    yield module_name
+    for name in sorted(module.__all__):
+        thing = getattr(module, name)
+        if inspect.isclass(thing):
+            abstract = "_is_protocol" in vars(thing)
+            yield f"  {name}" if abstract else f"  {name}{spelled(thing)}"
+            yield from methods(thing)
+        elif inspect.isfunction(thing):
+            awaited = "async " if inspect.iscoroutinefunction(thing) else ""
+            yield f"  {awaited}{name}{spelled(thing)}"
+        else:
+            yield f"  {name}"
+
+
+def wrapped(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 6)
+    return textwrap.wrap(line, 110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+MODULES = ("", ".http", ".runs", ".client", ".server", ".sources", ".testing")
+
+
+def test_the_face_is_the_one_that_was_agreed() -> None:
+    lines = [line for module in MODULES for long in face(f"headwater{module}") for line in wrapped(long)]
+    assert "\n".join(lines) == FACE.strip()
+
+
+# --- what importing it costs -----------------------------------------------------------------------------------------
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def python(code: str, *, without: tuple[str, ...] = ()) -> str:
+    """What `code` prints in a fresh process in which the packages `without` are not installed."""
+    program = (BLOCKER.format(blocked=without) if without else "") + code
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+OPTIONAL = ("agents", "openai", "ag_ui", "pydantic", "fastapi", "uvicorn", "uvloop", "httptools", "httpx", "typer")
+
+
+def test_importing_headwater_and_its_http_loads_nothing_optional() -> None:
+    code = "import sys, headwater, headwater.http; print(*(name for name in sys.modules if '.' not in name))"
+    assert set(python(code).split()) & set(OPTIONAL) == set()
+
+
+def test_streams_work_where_nothing_optional_is_installed() -> None:
+    code = """
+import asyncio
+from headwater import Streams
+from headwater.http import App, StreamResponse, follow, lifespan
+
+async def main():
+    async with Streams("memory:") as streams:
+        App(streams)
+        async with streams.writer("a") as writer:
+            await writer.send(1)
+        print((await streams.read("a")).messages[0].data)
+
+asyncio.run(main())
+"""
+    assert python(code, without=OPTIONAL) == "b'1'"
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"),
+    [
+        ("headwater.runs", "ag_ui", "agents"),
+        ("headwater.sources.openai_agents", "agents", "agents"),
+        ("headwater.client", "httpx", "server"),
+        pytest.param("headwater.server", "uvicorn", "server", marks=pytest.mark.xfail(reason="imported bare")),
+        ("headwater.server", "uvloop", "server"),
+        ("headwater.cli.app", "typer", "server"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(module: str, missing: str, extra: str) -> None:
+    code = f"""
+from headwater.errors import MissingExtra
+try:
+    import {module}
+except MissingExtra as error:
+    print(isinstance(error, ImportError), error)
+"""
+    said = python(code, without=(missing,))
+    assert said.startswith("True ")
+    assert said.endswith(f"is not installed; run: pip install 'headwater[{extra}]'")
+
+
+def test_giving_an_agent_without_the_sdk_is_the_same_error() -> None:
+    code = """
+from headwater import Streams
+from headwater.runs import Runs
+
+class Agent:
+    name = "mine"
+
+Agent.__module__ = "agents.agent"
+try:
+    Runs(Streams("memory:"), Agent())
+except ImportError as error:
+    print(error)
+"""
+    assert python(code, without=("agents",)).endswith("run: pip install 'headwater[agents]'")

@@ -1,0 +1,207 @@
+"""leases.py: streams whose maker died are ended, and those of the living are left alone."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from headwater import leases
+from headwater.decide import Create, Item
+from headwater.errors import StoreUnavailable, StreamClosed
+from headwater.leases import PREFIX, TTL_SECONDS, Place
+from headwater.stores.memory import MemoryStore
+from headwater.stores.sqlite import SqliteStore
+from headwater.streams import Streams
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_700_000_000_000
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+async def here(store, clock):
+    async with Streams(store, clock=clock) as streams:
+        yield streams
+
+
+@pytest.fixture
+async def there(store, clock):
+    """Stands for another process; its keeper sleeps, unless a test runs it."""
+    async with Streams(store, clock=clock) as streams:
+        yield streams
+
+
+MAKE = """
+import asyncio, sys
+from headwater.streams import Streams
+
+async def main(path):
+    async with Streams(f"sqlite:///{path}") as streams:
+        writers = [streams.writer("plain"), streams.writer("labelled", labels={"kind": "run"})]
+        for writer in writers:
+            await writer.open("said before")
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_the_streams_of_a_killed_process_are_ended_by_another_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 3600.0)  # the keeper leaves it to us
+    path = str(tmp_path / "a.db")
+    process = subprocess.Popen([sys.executable, "-c", MAKE, path], stdout=subprocess.PIPE, text=True)
+    async with Streams(SqliteStore(path)) as streams:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            assert await streams.leases.finish_orphans() == 0, "its maker lives"
+            assert not (await streams.head("plain")).closed
+            process.send_signal(signal.SIGKILL)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, but not buried: a zombie
+            assert await streams.leases.finish_orphans() == 1
+            head = await streams.head("plain")
+            assert (head.closed, head.outcome, head.owner, head.tail) == (True, "failed", None, 1)
+            assert not (await streams.head("labelled")).closed, "nobody here knows how to end a run"
+            process.wait()
+
+            ended = []
+
+            async def finish(name, head):
+                ended.append((name, head.labels))
+                await streams.append(name, {"type": "RUN_ERROR"}, close=True, outcome="failed")
+
+            streams.leases.finisher("run", finish)
+            assert await streams.leases.finish_orphans() == 1
+            assert ended == [("labelled", {"kind": "run"})]
+            page = await streams.read("labelled")
+            assert [message.data for message in page.messages] == [b'"said before"', b'{"type":"RUN_ERROR"}']
+            assert page.closed
+            assert await streams.leases.finish_orphans() == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+async def test_a_process_looks_after_orphans_when_it_opens(store, clock):
+    async with Streams(store, clock=clock) as streams:
+        await streams.carry_out("a", Create(owner="i_gone"))
+    async with Streams(store, clock=clock) as streams:
+        async for page in streams.follow("a"):
+            assert page.outcome in (None, "failed")
+        assert page.closed
+
+
+async def test_own_streams_and_those_of_a_living_owner_are_left_alone(here, there):
+    async with here.writer("mine") as mine, there.writer("theirs") as theirs:
+        await mine.send(1)
+        await theirs.send(1)
+        assert await here.leases.finish_orphans() == 0
+        assert await there.leases.finish_orphans() == 0
+    for name in ("mine", "theirs"):
+        assert (await here.head(name)).outcome == "completed"
+
+
+async def test_a_lease_lasts_while_it_is_renewed_and_no_longer(here, there, clock):
+    await there.writer("a").open()
+    for _ in range(5):
+        clock.now += (TTL_SECONDS - 1) * 1000
+        await there.leases._renew()
+        assert await here.leases.finish_orphans() == 0
+    clock.now += TTL_SECONDS * 1000
+    assert await here.leases.finish_orphans() == 1
+    assert (await here.head("a")).outcome == "failed"
+
+
+async def test_whoever_slept_for_longer_than_its_lease_takes_a_new_one(here, there, clock):
+    writer = there.writer("a")
+    await writer.open()
+    clock.now += TTL_SECONDS * 1000
+    await there.leases._renew()
+    assert await here.leases.finish_orphans() == 0, "it came back before anybody missed it"
+    await writer.aclose()
+
+
+async def test_a_lease_goes_with_its_process_and_only_those_who_make_streams_have_one(store, clock, here):
+    async with Streams(store, clock=clock) as streams:
+        assert [name for name, _ in await here.list(PREFIX)] == []
+        owners = await asyncio.gather(*(streams.leases.hold() for _ in range(5)))
+        assert set(owners) == {streams.leases.owner}
+        assert [name for name, _ in await here.list(PREFIX)] == [PREFIX + streams.leases.owner]
+        assert streams.leases.owner in repr(streams.leases)
+    await store.open()  # both are on one object here
+    assert [name for name, _ in await here.list(PREFIX)] == []
+
+
+async def test_several_that_end_an_orphan_end_it_once(here, there):
+    await here.carry_out("a", Create(items=[Item(b"1")], owner="i_gone"))
+    await asyncio.gather(here.leases.finish_orphans(), there.leases.finish_orphans())
+    head = await here.head("a")
+    assert (head.closed, head.outcome, head.tail) == (True, "failed", 1)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("busy"), ZeroDivisionError("a bug")])
+async def test_an_orphan_that_cannot_be_ended_does_not_keep_the_others_open(here, error, caplog):
+    async def fail(name, head):
+        raise error
+
+    here.leases.finisher("bad", fail)
+    await here.carry_out("a", Create(owner="i_gone", labels={"kind": "bad"}))
+    await here.carry_out("b", Create(owner="i_gone"))
+    assert await here.leases.finish_orphans() == 1
+    assert (await here.head("b")).closed
+    assert not (await here.head("a")).closed
+    assert "could not close a" in caplog.text
+
+
+async def test_a_lease_that_somebody_else_wrote_harms_nobody(here, clock):
+    """Names are open to whoever may write: what stands there need not be a lease."""
+    for number, content in enumerate([[], [b"nonsense"], [b'{"host":1}']]):
+        await here.create(f"{PREFIX}i_{number}", *content, ttl=TTL_SECONDS)
+        await here.carry_out(f"s/{number}", Create(owner=f"i_{number}"))
+    assert await here.leases.finish_orphans() == 0
+    clock.now += TTL_SECONDS * 1000
+    assert await here.leases.finish_orphans() == 3
+
+
+def test_only_what_can_be_seen_to_be_dead_is_dead():
+    here = Place.here()
+    assert here.pid == os.getpid()
+    assert not here.surely_dead()
+    assert not Place("elsewhere", 1, "1").surely_dead()
+    assert not Place(here.host, here.pid, "").surely_dead(), "a system that does not say"
+    assert Place(here.host, here.pid, "1").surely_dead(), "the pid was used again"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert Place(here.host, gone.pid, here.started).surely_dead()
+    assert msgspec.json.decode(msgspec.json.encode(here), type=Place) == here
+
+
+async def test_a_maker_that_was_taken_for_dead_finds_its_stream_closed(here, there, clock):
+    """G8: fenced off; nothing of it lands behind the end."""
+    writer = there.writer("a")
+    await writer.open()
+    clock.now += TTL_SECONDS * 1000
+    await here.leases.finish_orphans()
+    await writer.send(1)
+    with pytest.raises(StreamClosed):
+        await writer.flush()
+    head = await here.head("a")
+    assert (head.tail, head.outcome) == (0, "failed")
