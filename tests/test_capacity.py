@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from real_server import Server, serving
 
 pytestmark = pytest.mark.server

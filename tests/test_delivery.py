@@ -388,7 +388,7 @@ async def close_as_failed(bench: Bench) -> None:
 
 async def lose_the_store(bench: Bench) -> None:
     async def load(name: str) -> Any:
-        raise StoreUnavailable("the store is away; try again")
+        raise StoreUnavailable("/var/lib/app.db: disk full")  # for the log, not for readers
 
     bench.streams.store.load = load  # type: ignore[method-assign]
     bench.streams.hub.known("s").forget()  # type: ignore[union-attr]
@@ -398,7 +398,7 @@ CLEAN, CUT = True, False
 SAID = b'event: interrupted\n%sdata:{"code":"%s","message":"%s","retry":%s}\n\n'
 GOING = (b"retry: 500\n", b"draining", b"the server is going away; connect again", b"true")
 GONE = (b"", b"stream_not_found", b"this stream is gone", b"false")
-AWAY = (b"retry: 500\n", b"store_unavailable", b"the store is away; try again", b"true")
+AWAY = (b"retry: 500\n", b"store_unavailable", b"the store cannot be used right now", b"true")
 FAILED = b'id: %s\nevent: end\ndata:{"outcome":"failed"}\n\n' % id_of(1)
 CONTROL_END = b'event: control\ndata:{"streamNextOffset":"%s","streamClosed":true,"upToDate":true}\n\n' % id_of(1)
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cutting_proxy import CuttingProxy
-from real_server import ENVIRONMENT, HEADWATER, Server, chromium, ended_run, read_log, serving, start_run
 
+from cutting_proxy import CuttingProxy
 from headwater.wire.sse import Decoder
+from real_server import ENVIRONMENT, HEADWATER, Server, chromium, ended_run, read_log, serving, start_run
 
 pytestmark = pytest.mark.server
 
@@ -37,7 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-# --- three readers, each resuming in its own way. All give the messages that they got, in order. -----------------------
+# --- three readers, each resuming in its own way. All give the messages that they got, in order. ----------------------
 
 
 async def curl(program: str, url: str, counted: "Count | None" = None) -> list[bytes]:
@@ -112,7 +112,7 @@ class Count:
         await self._there.wait()
 
 
-# --- cut connections ---------------------------------------------------------------------------------------------------
+# --- cut connections --------------------------------------------------------------------------------------------------
 
 
 class Cuts:
@@ -189,11 +189,13 @@ async def test_three_readers_cut_at_twenty_places_get_the_log(demo: Server, prog
     assert during.cuts_before(time.time()) == after.cuts_before(time.time()) == [CUTS] * 3
     while_made = during.cuts_before(ended)
     assert min(while_made) >= 2
-    print(f"\n{tokens} tokens, {len(log)} bytes, three readers, {CUTS} cuts each. While it was made:"
-          f" curl {while_made[0]}, EventSource {while_made[1]}, tail {while_made[2]}; {CUTS} more each afterwards.")  # fmt: skip
+    print(
+        f"\n{tokens} tokens, {len(log)} bytes, {CUTS} cuts for each reader. While it was made:"
+        f" curl {while_made[0]}, EventSource {while_made[1]}, tail {while_made[2]}; then {CUTS} more each."
+    )
 
 
-# --- a killed server ---------------------------------------------------------------------------------------------------
+# --- a killed server --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -272,6 +274,4 @@ async def test_a_retrying_producer_counts_once_over_five_kills(tmp_path: Path) -
         log = await read_log(server, "meter/1")
     assert [entry["n"] for entry in json.loads(b"[%s]" % log)] == acknowledged == list(range(len(acknowledged)))
     assert b",".join(following.result()) == log
-    print(
-        f"\n{len(acknowledged)} messages over {KILLS} kills, {producer.result()} of them acknowledged only when sent again"
-    )
+    print(f"\n{len(acknowledged)} messages, {KILLS} kills; {producer.result()} were acknowledged only when sent again")

@@ -18,6 +18,7 @@ import pytest
 FACE = """
 headwater
   HeadwaterError(message, **detail)
+    said
   Limits(message_bytes=16777216, page_bytes=1048576, sweep_seconds=30.0)
   Message(data, offset, time, key=None)
   Offset(generation, position)
@@ -241,7 +242,7 @@ asyncio.run(main())
         ("headwater.runs", "ag_ui", "agents"),
         ("headwater.sources.openai_agents", "agents", "agents"),
         ("headwater.client", "httpx", "server"),
-        pytest.param("headwater.server", "uvicorn", "server", marks=pytest.mark.xfail(reason="imported bare")),
+        ("headwater.server", "uvicorn", "server"),
         ("headwater.server", "uvloop", "server"),
         ("headwater.cli.app", "typer", "server"),
     ],

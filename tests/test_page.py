@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from playwright.async_api import Page
+
 from real_server import Server, chromium, read_log, serving
 
 pytestmark = pytest.mark.server

@@ -32,7 +32,8 @@ Event = dict[str, Any]
 
 async def read(run: Run, streams: Streams) -> list[Event]:
     """All events of a run, when it has ended; judged by AG-UI's rules and ours."""
-    events = [decode(m.data) async for page in streams.follow(run.stream) for m in page.messages]
+    async with asyncio.timeout(30):
+        events = [decode(m.data) async for page in streams.follow(run.stream) for m in page.messages]
     parts = OpenParts()
     for event in events:
         parts.feed(event)
@@ -340,7 +341,8 @@ async def test_a_run_that_is_stopped_before_its_first_step_is_ended_too(streams:
     supervisor.start(Supervised("x", "thread", writer, [started], unused), source, "hi")
     assert supervisor.stop("x")
     assert not source.begun
-    pages = [page async for page in streams.follow("runs/x")]
+    async with asyncio.timeout(5):
+        pages = [page async for page in streams.follow("runs/x")]
     assert pages[-1].outcome == "cancelled"
 
 

@@ -80,6 +80,8 @@ class StreamResource:
     async def _put(self, exchange: Exchange, name: str) -> Answer:
         _may_write(exchange, "create", name)
         headers = exchange.headers
+        if "stream-forked-from" in headers:
+            raise BadRequest("this server does not fork streams; create the stream without Stream-Forked-From")
         content_type = headers.get("content-type", DEFAULT_TYPE)
         ttl, expires = headers.get("stream-ttl"), headers.get("stream-expires-at")
         if ttl is not None and expires is not None:

@@ -10,10 +10,13 @@ import socket
 import sys
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-
 from headwater.delivery import CONNECTION
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, MissingExtra
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+except ImportError as error:
+    raise MissingExtra("server", "uvicorn or httptools") from error
 
 BACKLOG: Final = 2048
 SEND_BUFFER_BYTES: Final = 128 * 1024

@@ -31,7 +31,7 @@ try:
     import uvicorn
     import uvloop
 except ImportError as error:
-    raise MissingExtra("server", "uvicorn, uvloop or httptools") from error
+    raise MissingExtra("server", "uvicorn or uvloop") from error
 
 DEFAULT_PORT: Final = 4437  # Durable Streams' own
 LAST_SECONDS: Final = 1.0
