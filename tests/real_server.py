@@ -1,6 +1,7 @@
 """Real processes for tests: `headwater` servers that can be killed and come back, `headwater tail`, and Chromium."""
 
 import asyncio
+import contextlib
 import http.client
 import os
 import signal
@@ -101,6 +102,19 @@ def serving(command: str, folder: Path, *options: str) -> Iterator[Server]:
     finally:
         if server.running:
             server.kill()
+
+
+@asynccontextmanager
+async def process(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program that writes to us and that does not outlive the block."""
+    pipe = asyncio.subprocess.PIPE
+    running = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=ENVIRONMENT)
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            running.kill()
+        await running.communicate()
 
 
 async def start_run(server: Server, text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from real_server import Server, serving
+from real_server import Server, process, serving
 
 pytestmark = pytest.mark.server
 
@@ -64,14 +64,10 @@ async def beat(http_client: httpx.AsyncClient, url: str, until: asyncio.Event) -
 async def crowd_report(server: Server, stream: str) -> dict[str, Any]:
     """READERS readers for SECONDS; then the server is told to go. What they report, and how the server went."""
     before = server.rss()
-    crowd = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(Path(__file__).with_name("reader_crowd.py"))),
-        *(str(server.port), stream, str(READERS)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert crowd.stdout is not None
-    enough = asyncio.Event()
-    try:
+    crowd_program = str(Path(__file__).with_name("reader_crowd.py"))
+    async with process(sys.executable, crowd_program, str(server.port), stream, str(READERS)) as crowd:
+        assert crowd.stdout is not None
+        enough = asyncio.Event()
         async with asyncio.timeout(60), httpx.AsyncClient() as http_client, asyncio.TaskGroup() as tasks:
             tasks.create_task(beat(http_client, f"{server.url}/v1/stream/{stream}", enough))
             assert await crowd.stdout.readline() == b"ready\n"
@@ -80,10 +76,6 @@ async def crowd_report(server: Server, stream: str) -> dict[str, Any]:
             enough.set()
         status, stopped_in = await asyncio.to_thread(server.stop)
         report = json.loads(await crowd.stdout.readline())
-    finally:
-        if crowd.returncode is None:
-            crowd.kill()
-        await crowd.wait()
     return {**report, "status": status, "stopped_in": stopped_in, "kb_per_reader": per_reader / 1024}
 
 

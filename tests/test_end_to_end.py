@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 
 from cutting_proxy import CuttingProxy
 from headwater.wire.sse import Decoder
-from real_server import ENVIRONMENT, HEADWATER, Server, chromium, ended_run, read_log, serving, start_run
+from real_server import HEADWATER, Server, chromium, ended_run, process, read_log, serving, start_run
 
 pytestmark = pytest.mark.server
 
@@ -46,19 +45,17 @@ async def curl(program: str, url: str, counted: "Count | None" = None) -> list[b
     last_id: str | None = None
     while not (got and got[-1].startswith(TERMINAL)):
         resume = [] if last_id is None else ["-H", f"Last-Event-ID: {last_id}"]
-        process = await asyncio.create_subprocess_exec(
-            *(program, "-sN", "--noproxy", "*", *resume, url), stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
         decoder, body = Decoder(), 0
-        while data := await process.stdout.read(65536):
-            body += len(data)
-            for event in decoder.feed(data):
-                got.append(event.data.encode())
-                last_id = event.id
-            if counted is not None:
-                counted.reached(len(got))
-        status = await process.wait()
+        async with process(program, "-sN", "--noproxy", "*", *resume, url) as running:
+            assert running.stdout is not None
+            while data := await running.stdout.read(65536):
+                body += len(data)
+                for event in decoder.feed(data):
+                    got.append(event.data.encode())
+                    last_id = event.id
+                if counted is not None:
+                    counted.reached(len(got))
+            status = await running.wait()
         ended = bool(got) and got[-1].startswith(TERMINAL)
         assert status or ended or not body, "curl took half an answer for a whole one"
         if status == 7:  # nobody listens: the server is just starting again
@@ -66,15 +63,20 @@ async def curl(program: str, url: str, counted: "Count | None" = None) -> list[b
     return got
 
 
-async def tail(url: str) -> list[bytes]:
+async def tail(url: str, counted: "Count | None" = None) -> list[bytes]:
     """`headwater tail` resumes by itself. Its standard output is the messages, one a line."""
-    process = await asyncio.create_subprocess_exec(
-        *(HEADWATER, "tail", url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENVIRONMENT
-    )
-    out, err = await process.communicate()
-    failed = b'"RUN_ERROR"' in out.splitlines()[-1]
-    assert process.returncode == (3 if failed else 0), err.decode()
-    return out.splitlines()
+    got: list[bytes] = []
+    async with process(HEADWATER, "tail", url) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        async for line in running.stdout:
+            got.append(line.removesuffix(b"\n"))
+            if counted is not None:
+                counted.reached(len(got))
+        said = (await running.stderr.read()).decode()
+        failed = bool(got) and got[-1].startswith(TERMINAL[1])
+        assert await running.wait() == (3 if failed else 0), said
+    return got
 
 
 FOLLOW = """async (url) => {
@@ -100,15 +102,18 @@ class Count:
     """Lets a test wait until a reader has so many messages."""
 
     def __init__(self) -> None:
-        self._least = sys.maxsize
+        self._count, self._least = 0, 0
         self._there = asyncio.Event()
 
     def reached(self, count: int) -> None:
+        self._count = count
         if count >= self._least:
             self._there.set()
 
     async def at_least(self, count: int) -> None:
         self._least = count
+        self._there.clear()
+        self.reached(self._count)
         await self._there.wait()
 
 
@@ -205,14 +210,15 @@ async def test_a_server_killed_in_mid_answer_ends_it_openly(demo: Server, progra
         page = await browser.new_page()
         await page.goto(f"{demo.url}/healthz")
         run_id = await start_run(demo, STORY)
-        path, counted = f"/v1/runs/{run_id}/events", Count()
+        path, by_curl, by_tail = f"/v1/runs/{run_id}/events", Count(), Count()
         async with asyncio.timeout(60), asyncio.TaskGroup() as readers:
             tasks = [
-                readers.create_task(curl(curl_path, demo.url + path, counted)),
+                readers.create_task(curl(curl_path, demo.url + path, by_curl)),
                 readers.create_task(event_source(page, path)),
-                readers.create_task(tail(demo.url + path)),
+                readers.create_task(tail(demo.url + path, by_tail)),
             ]
-            await counted.at_least(random.Random(seed).randrange(20, 120))
+            await by_tail.at_least(1)  # it gives up where it never had an answer
+            await by_curl.at_least(random.Random(seed).randrange(20, 120))
             demo.kill()
             await demo.restart()
         log = await read_log(demo, f"runs/{run_id}")
@@ -232,12 +238,12 @@ KILLS = 5
 BETWEEN_KILLS = (60, 160)
 
 
-async def produce(server: Server, url: str, acknowledged: list[int], total: int) -> int:
+async def produce(url: str, acknowledged: list[int], enough: asyncio.Event) -> int:
     """Appends 0, 1, 2 … each until it is acknowledged; how many acknowledgements were for a repetition."""
     repeated = 0
     headers = {"content-type": "application/json", "producer-id": "meter", "producer-epoch": "0"}
     async with httpx.AsyncClient() as http_client:
-        while len(acknowledged) < total:
+        while not enough.is_set():
             number = len(acknowledged)
             try:
                 answer = await http_client.post(
@@ -258,17 +264,18 @@ async def test_a_retrying_producer_counts_once_over_five_kills(tmp_path: Path) -
         url = f"{server.url}/v1/stream/meter/1"
         httpx.put(url, headers={"content-type": "application/json"}).raise_for_status()
         acknowledged: list[int] = []
+        counted, enough = Count(), asyncio.Event()
         async with asyncio.timeout(90), asyncio.TaskGroup() as work:
-            until = [chance.randrange(*BETWEEN_KILLS) for _ in range(KILLS)]
-            producer = work.create_task(produce(server, url, acknowledged, sum(until) + 50))
-            following = work.create_task(tail(url))
-            for number in range(KILLS):
-                while len(acknowledged) < sum(until[: number + 1]):
-                    await asyncio.sleep(0)
-                # Somewhere within the next append, which takes about a millisecond.
-                await asyncio.sleep(chance.uniform(0, 0.002))
+            producer = work.create_task(produce(url, acknowledged, enough))
+            following = work.create_task(tail(url, counted))
+            await counted.at_least(1)
+            for _ in range(KILLS):
+                await counted.at_least(len(acknowledged) + chance.randrange(*BETWEEN_KILLS))
+                await asyncio.sleep(chance.uniform(0, 0.002))  # into one of the next appends, of a millisecond each
                 server.kill()
                 await server.restart()
+            await counted.at_least(len(acknowledged) + 1)
+            enough.set()
             await producer
             httpx.post(url, headers={"stream-closed": "true"}).raise_for_status()
         log = await read_log(server, "meter/1")

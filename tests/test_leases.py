@@ -84,13 +84,13 @@ async def test_the_streams_of_a_killed_process_are_ended_by_another_at_once(tmp_
 
             ended = []
 
-            async def finish(name, head):
-                ended.append((name, head.labels))
+            async def finish(name, head, why):
+                ended.append((name, head.labels, why.code))
                 await streams.append(name, {"type": "RUN_ERROR"}, close=True, outcome="failed")
 
             streams.leases.finisher("run", finish)
             assert await streams.leases.finish_orphans() == 1
-            assert ended == [("labelled", {"kind": "run"})]
+            assert ended == [("labelled", {"kind": "run"}, "interrupted")]
             page = await streams.read("labelled")
             assert [message.data for message in page.messages] == [b'"said before"', b'{"type":"RUN_ERROR"}']
             assert page.closed

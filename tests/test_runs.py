@@ -16,9 +16,18 @@ from agents import Agent, function_tool
 
 from headwater import Streams
 from headwater.agui import CustomEvent, OpenParts, decode, encode, run_started
-from headwater.errors import AgentNotFound, BadRequest, Draining, KeyReused, RunNotFound, StoreUnavailable, TooLarge
+from headwater.errors import (
+    AgentNotFound,
+    BadRequest,
+    Draining,
+    Interrupted,
+    KeyReused,
+    RunNotFound,
+    StoreUnavailable,
+    TooLarge,
+)
 from headwater.runs import Record, Run, Runs
-from headwater.runs.supervisor import INTERRUPTED, Supervised, Supervisor
+from headwater.runs.supervisor import Supervised, Supervisor
 from headwater.sources import RunFailed, Sink, progress
 from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
@@ -332,13 +341,10 @@ async def test_cancel_in_mid_tool_stops_the_tool(streams: Streams) -> None:
 
 
 async def test_a_run_that_is_stopped_before_its_first_step_is_ended_too(streams: Streams) -> None:
-    async def unused(code: str, message: str) -> None:
-        raise AssertionError(message)
-
     writer, started = streams.writer("runs/x"), run_started("thread", "x")
     await writer.open(encode(started))
     source, supervisor = Bare(forever), Supervisor()
-    supervisor.start(Supervised("x", "thread", writer, [started], unused), source, "hi")
+    supervisor.start(Supervised("x", "thread", writer, [started], lambda: 0), source, "hi")
     assert supervisor.stop("x")
     assert not source.begun
     async with asyncio.timeout(5):
@@ -352,7 +358,7 @@ async def test_a_run_that_is_being_started_when_the_process_ends_is_ended_too(st
     await asyncio.sleep(0)
     await runs.interrupt()
     run = await starting
-    assert (await asyncio.wait_for(run.wait(), 5)).error == {"code": "interrupted", "message": INTERRUPTED[1]}
+    assert (await asyncio.wait_for(run.wait(), 5)).error == {"code": "interrupted", "message": Interrupted().said}
 
 
 async def test_cancel_from_another_process_on_the_same_file(tmp_path: Path) -> None:

@@ -282,3 +282,14 @@ async def test_on_a_file_a_writer_is_as_fast_as_commits_can_be_joined(tmp_path):
             await writer.flush()
             assert streams.store.statistics()["transactions"] - before < 100
         assert await ending(streams) == ([b"%d" % number for number in range(2000)], "completed")
+
+
+async def test_a_stream_whose_writer_gave_up_is_ended_when_the_store_is_back(monkeypatch, streams, slow):
+    monkeypatch.setattr(writer_module, "PATIENCE_SECONDS", 0)
+    with pytest.raises(StoreUnavailable):  # noqa: PT012 -- the whole block is what is tested
+        async with streams.writer("a") as writer:
+            await writer.send("before")
+            await writer.flush()
+            slow.failures = ["before"]
+            await writer.send("lost")
+    assert await ending(streams) == ([b'"before"'], "failed")

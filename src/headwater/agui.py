@@ -22,6 +22,7 @@ try:
         CustomEvent,
         EventType,
         ReasoningEndEvent,
+        ReasoningMessageContentEvent,
         ReasoningMessageEndEvent,
         RunErrorEvent,
         RunFinishedCancelledOutcome,
@@ -33,6 +34,7 @@ try:
         TextMessageContentEvent,
         TextMessageEndEvent,
         TokenUsage,
+        ToolCallArgsEvent,
         ToolCallEndEvent,
     )
     from ag_ui.core.token_usage import aggregate_token_usage
@@ -60,6 +62,7 @@ __all__ = [
     "run_error",
     "run_finished",
     "run_started",
+    "stamped",
     "status_of",
     "valid_text",
 ]
@@ -79,6 +82,7 @@ RETRACTED: Final = "message.retracted"
 TERMINAL: Final = frozenset({"RUN_FINISHED", "RUN_ERROR"})
 Status: TypeAlias = Literal["completed", "cancelled", "failed"]
 
+_DELTAS: Final = (TextMessageContentEvent, ToolCallArgsEvent, ReasoningMessageContentEvent)
 _PLAIN_CONTENT: Final = frozenset({"message_id", "delta"})
 _encoder: Final = msgspec.json.Encoder()
 
@@ -92,6 +96,16 @@ def encode(event: BaseEvent) -> bytes:
         # One per token: five times as fast as pydantic's way, with the same bytes.
         return _encoder.encode({"type": "TEXT_MESSAGE_CONTENT", "messageId": event.message_id, "delta": event.delta})
     return event.model_dump_json(by_alias=True).encode()
+
+
+def stamped(event: BaseEvent, now: int) -> BaseEvent:
+    """`event` with the time it happened (ms), so that durations read the same in every client, also much later.
+
+    Not the deltas: they are the bulk of a run, and each message of its stream has its time anyway.
+    """
+    if event.timestamp is None and not isinstance(event, _DELTAS):
+        event.timestamp = now
+    return event
 
 
 def decode(data: bytes) -> dict[str, Any]:

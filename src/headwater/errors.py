@@ -24,6 +24,7 @@
     ├── StoreError                 500
     │   ├── StoreFileUnusable      500   not ours, or written by a newer version
     │   └── StoreUnavailable       503   retry: busy, locked, disk full, connection lost
+    ├── Interrupted                500   whoever was making this went away
     ├── Draining                   503   retry: this server is going away
     ├── VersionConflict            503   internal to the store contract: reload, decide again
     └── MissingExtra               500   an optional package is not installed (also an ImportError)
@@ -158,6 +159,13 @@ class StoreFileUnusable(StoreError):
 
 class StoreUnavailable(StoreError):
     status, code, retry = 503, "store_unavailable", True
+
+
+class Interrupted(HeadwaterError):
+    code = "interrupted"
+
+    def __init__(self, message: str = "the server went away before this was finished", **detail: str | int) -> None:
+        super().__init__(message, **detail)
 
 
 class Draining(HeadwaterError):

@@ -24,7 +24,7 @@ import msgspec
 
 from headwater.commits import Commits
 from headwater.decide import Append, Create, Item
-from headwater.errors import HeadwaterError, OffsetGone, StreamClosed, StreamNotFound
+from headwater.errors import HeadwaterError, Interrupted, OffsetGone, StreamClosed, StreamNotFound
 from headwater.model import BEGINNING, Config, Head, Offset
 
 _log = logging.getLogger("headwater.leases")
@@ -35,7 +35,7 @@ TTL_SECONDS: Final = 15
 
 RENEW_SECONDS: Final = 5.0
 
-Finisher = Callable[[str, Head], Awaitable[None]]
+Finisher = Callable[[str, Head, HeadwaterError], Awaitable[None]]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -62,6 +62,8 @@ class Leases:
         self.owner = f"i_{secrets.token_hex(8)}"
         self._commits = commits
         self._finishers: dict[str, Finisher] = {"": self._close}
+        self._abandoned: dict[str, HeadwaterError] = {}
+        self._look = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._holding = False
 
@@ -69,8 +71,13 @@ class Leases:
         return f"<Leases of {self.owner} [{'holding' if self._holding else 'idle'}]>"
 
     def finisher(self, kind: str, finish: Finisher) -> None:
-        """End orphaned streams labelled with this `kind` by `finish(name, head)`."""
+        """End orphaned streams labelled with this `kind` by `finish(name, head, why)`."""
         self._finishers[kind] = finish
+
+    def abandon(self, name: str, why: HeadwaterError) -> None:
+        """A stream of ours that can no longer be gone on with: end it as an orphan, as soon as the store takes it."""
+        self._abandoned[name] = why
+        self._look.set()
 
     async def open(self) -> None:
         """Begin to look after orphans."""
@@ -98,18 +105,22 @@ class Leases:
         """End the streams of owners that are gone; how many there were."""
         dead: dict[str, bool] = {}
         finished = 0
-        for name, head in await self._commits.store.owned():
+        owned = await self._commits.store.owned()
+        for name in self._abandoned.keys() - {name for name, _ in owned}:
+            del self._abandoned[name]  # it has ended meanwhile
+        for name, head in owned:
             owner = head.owner or ""
             if owner not in dead:
                 dead[owner] = await self._is_dead(owner)
+            why = self._abandoned.get(name) or (Interrupted() if dead[owner] else None)
             finish = self._finishers.get(head.labels.get("kind", ""))
-            if dead[owner] and finish is not None:
-                finished += await self._finished(name, head, finish)
+            if why is not None and finish is not None:
+                finished += await self._finished(name, head, finish, why)
         return finished
 
-    async def _finished(self, name: str, head: Head, finish: Finisher) -> bool:
+    async def _finished(self, name: str, head: Head, finish: Finisher, why: HeadwaterError) -> bool:
         try:
-            await finish(name, head)
+            await finish(name, head, why)
         except (StreamClosed, StreamNotFound):
             return False  # somebody else was quicker
         except HeadwaterError as error:
@@ -118,10 +129,10 @@ class Leases:
         except Exception:  # noqa: BLE001 -- a finisher that fails on one stream must not leave the others open
             _log.exception("could not close %s, which nobody makes any more", name)
             return False
-        _log.warning("closed %s as failed: the process that was making it is gone", name)
+        _log.warning("closed %s as failed: %s", name, why)
         return True
 
-    async def _close(self, name: str, _: Head) -> None:
+    async def _close(self, name: str, _: Head, __: HeadwaterError) -> None:
         await self._commits.carry_out(name, Append(close=True, outcome="failed"))
 
     async def _is_dead(self, owner: str) -> bool:
@@ -145,7 +156,10 @@ class Leases:
                 await self.finish_orphans()
             except HeadwaterError as error:
                 _log.warning("could not look after leases: %s", error)
-            await asyncio.sleep(RENEW_SECONDS)
+            self._look.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._look.wait()
 
     async def _renew(self) -> None:
         try:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 from headwater.commits import Commits, checked_name
 from headwater.decide import Append, Create, Item, Stamp
-from headwater.errors import HeadwaterError, StreamClosed, TooLarge
+from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound, TooLarge
 from headwater.leases import Leases
 from headwater.model import Config, Offset
 from headwater.wire.values import to_bytes, to_json
@@ -105,10 +106,21 @@ class Writer:
     async def aclose(self, outcome: str = "completed", *last: Any) -> None:
         """Commit what waits and `last`, and end the stream, all or nothing with the last commit.
 
-        Ending twice is fine: the first time counts.
+        Ending twice is fine: the first time counts. Where it cannot be done, the stream is ended as failed as soon as
+        the store takes it, and what went wrong is raised.
         """
         if self._ended:
             return
+        try:
+            await self._end(outcome, last)
+        except (StreamClosed, StreamNotFound):
+            raise  # by somebody else
+        except HeadwaterError as error:
+            self._leases.abandon(self.name, error)
+            raise
+        self._ended = True
+
+    async def _end(self, outcome: str, last: Sequence[Any]) -> None:
         if self._error is None:
             self._waiting.extend(self._item(value, None) for value in last)
         while self._flushing is not None:
@@ -117,7 +129,6 @@ class Writer:
             raise self._error
         items, self._waiting = self._waiting, []
         await self._append(items, close=True, outcome=outcome)
-        self._ended = True
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -171,8 +182,6 @@ class Writer:
                 self.offset = (await self._commits.carry_out(self.name, request)).head.offset
                 self._seq += 1
                 return
-            except StreamClosed:
-                raise
             except HeadwaterError as error:
                 if not error.retry or loop.time() > give_up:
                     raise

@@ -10,14 +10,15 @@ Knows Streams and Runs. No global state: what is chained belongs to one running 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from headwater.delivery import Receive, Send
+from headwater.delivery import Cut, Receive, Send
 from headwater.http.producers import Producers
 from headwater.http.response import STATE
 from headwater.streams import Streams
@@ -37,7 +38,7 @@ async def opened(
     try:
         if runs is not None:
             await runs.open()
-        with _on_signals(lambda: drain(streams, runs, producers)) if on_signals else nullcontext():
+        with _cuts_are_no_failures(), _on_signals(lambda: drain(streams, runs, producers), wanted=on_signals):
             yield streams
     finally:
         await drain(streams, runs, producers)
@@ -90,9 +91,24 @@ async def drain(streams: Streams, runs: Runs | None, producers: Producers | None
 
 
 @contextmanager
-def _on_signals(work: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+def _cuts_are_no_failures() -> Iterator[None]:
+    """While inside, a plain uvicorn does not log a traceback for each connection that we meant to cut."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.exc_info is None or record.exc_info[0] is not Cut
+
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)
+
+
+@contextmanager
+def _on_signals(work: Callable[[], Coroutine[Any, Any, None]], *, wanted: bool) -> Iterator[None]:
     """While inside, SIGTERM and SIGINT also start `work` on this loop, before whoever handled them until now."""
-    if threading.current_thread() is not threading.main_thread():
+    if not wanted or threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
     loop = asyncio.get_running_loop()

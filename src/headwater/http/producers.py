@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any, Final
 
 from starlette.concurrency import iterate_in_threadpool
 
 from headwater.decide import Append, Item
 from headwater.delivery import Delivery
-from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound
+from headwater.errors import HeadwaterError, Interrupted, StreamClosed
 from headwater.http.items import error_event
 from headwater.model import Head
 from headwater.streams import Streams
@@ -30,17 +29,18 @@ KIND: Final = "response"
 
 EVENTS: Final = "text/event-stream"
 
-_FAILED: Final = ("failed", "the answer could not be finished")
-_INTERRUPTED: Final = ("interrupted", "the server that made this answer went away before it was finished")
 
 STOP_SECONDS: Final = 5.0
 """How long generators get to wind up when the process ends."""
 
-MENDING_SECONDS: Final = 5.0
-"""Between two attempts to end a stream whose store is away."""
-
 Content = AsyncIterable[Any] | Iterable[Any]
 Messages = Callable[[Any], Iterator[bytes]]
+
+
+class Unfinished(HeadwaterError):
+    """What a reader is told of a generator that failed, whatever it raised."""
+
+    code = "failed"
 
 
 class Producers:
@@ -81,17 +81,17 @@ class Producers:
         if self._running:
             await asyncio.wait(list(self._running), timeout=STOP_SECONDS)
 
-    async def _finish_orphan(self, name: str, head: Head) -> None:
-        last = [Item(message) for message in _error(head.config.content_type, _INTERRUPTED)]
+    async def _finish_orphan(self, name: str, head: Head, why: HeadwaterError) -> None:
+        last = [Item(message) for message in _error(head.config.content_type, why)]
         await self.delivery.streams.carry_out(name, Append(last, close=True, outcome="failed"))
 
 
 class Production:
     """One generator on its way into its stream."""
 
-    def __init__(self, content: Content, messages: Messages, writer: Writer, streams: Streams) -> None:
+    def __init__(self, content: Content, messages: Messages, writer: Writer) -> None:
         self.content, self.writer = content, writer
-        self._messages, self._streams = messages, streams
+        self._messages = messages
         self._decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._interrupted = self._ending = False
 
@@ -124,7 +124,6 @@ class Production:
             _log.warning("response %s was ended by another process", self.writer.name)
         except HeadwaterError as error:
             _log.error("response %s could not be written to its stream: %s", self.writer.name, error)
-            await self._mend()
 
     async def _outcome(self) -> tuple[str, list[bytes]]:
         try:
@@ -138,10 +137,10 @@ class Production:
             finally:
                 await let_go(items)
         except asyncio.CancelledError:
-            return "failed", _error(self.writer.content_type, _INTERRUPTED)
+            return "failed", _error(self.writer.content_type, Interrupted())
         except Exception as error:  # noqa: BLE001 -- a generator may raise anything, and its readers must be told
             self._failed(error)
-            return "failed", _error(self.writer.content_type, _FAILED)
+            return "failed", _error(self.writer.content_type, Unfinished("the answer could not be finished"))
         return "completed", []
 
     def _failed(self, error: Exception) -> None:
@@ -150,34 +149,14 @@ class Production:
         else:
             _log.error("the generator of response %s failed", self.writer.name, exc_info=error)
 
-    async def _mend(self) -> None:
-        """The writer has given up: end the stream behind what is there, when the store is back.
-
-        If the process ends before, its lease lapses, and another one does it.
-        """
-        self._ending = False
-        with suppress(HeadwaterError):
-            await self.writer.flush()
-        last = [Item(message) for message in _error(self.writer.content_type, _FAILED)]
-        while True:
-            try:
-                await self._streams.carry_out(self.writer.name, Append(last, close=True, outcome="failed"))
-                return
-            except (StreamClosed, StreamNotFound):
-                return
-            except HeadwaterError:
-                if self._interrupted:
-                    return
-            await asyncio.sleep(MENDING_SECONDS)
-
     def _iterable(self) -> AsyncIterable[Any]:
         if isinstance(self.content, AsyncIterable):
             return self.content
         return iterate_in_threadpool(self.content)  # a sync generator may block: not on the loop
 
 
-def _error(content_type: str, said: tuple[str, str]) -> list[bytes]:
-    return [error_event(*said)] if content_type == EVENTS else []
+def _error(content_type: str, error: HeadwaterError) -> list[bytes]:
+    return [error_event(error.code, error.said)] if content_type == EVENTS else []
 
 
 async def let_go(content: Content) -> None:

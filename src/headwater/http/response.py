@@ -120,7 +120,7 @@ class StreamResponse(Response):
         id_ = secrets.token_urlsafe(16)
         streams = producers.delivery.streams
         writer = streams.writer(self._name(id_), content_type=self._type, ttl=self._ttl, labels={"kind": KIND})
-        production = Production(self._content, self._messages(), writer, streams)
+        production = Production(self._content, self._messages(), writer)
         await producers.start(production)
         await production.decided(FIRST_SECONDS)
         return id_

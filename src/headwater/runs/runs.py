@@ -7,7 +7,6 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import Any, Final, Self
 import msgspec
 from starlette.datastructures import Headers, QueryParams
 
-from headwater.agui import CustomEvent, OpenParts, decode, encode, run_error, run_started
+from headwater.agui import CustomEvent, OpenParts, decode, encode, run_error, run_started, stamped
 from headwater.decide import Append, Create, Item
 from headwater.delivery import Delivery
 from headwater.errors import (
@@ -49,7 +48,7 @@ from headwater.runs.record import (
     stream_of,
     title_of,
 )
-from headwater.runs.supervisor import INTERRUPTED, STOP_SECONDS, Supervised, Supervisor
+from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
 from headwater.sources import Source
 from headwater.streams import Streams
 
@@ -228,7 +227,8 @@ class Runs:
         return True
 
     async def _begin(self, run_id: str, thread_id: str, name: str, source: Source, given: Any) -> bool:
-        started = [run_started(thread_id, run_id), CustomEvent(name=INPUT, value=given)]
+        now = self.streams.clock()
+        started = [stamped(run_started(thread_id, run_id), now), CustomEvent(name=INPUT, value=given)]
         labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(given)}
         writer = self.streams.writer(stream_of(run_id), labels=labels)
         try:
@@ -236,8 +236,7 @@ class Runs:
                 return False
         except StreamExists:
             return False  # the same request, retried at the same time, was quicker, and its run has ended already
-        run = Supervised(run_id, thread_id, writer, started, functools.partial(self._end_as_failed, stream_of(run_id)))
-        self._supervisor.start(run, source, given)
+        self._supervisor.start(Supervised(run_id, thread_id, writer, started, self.streams.clock), source, given)
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -283,12 +282,8 @@ class Runs:
             except HeadwaterError:
                 await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
 
-    async def _finish_orphan(self, name: str, _: Head) -> None:
-        """End a run whose process is gone, so that its readers are told."""
-        await self._end_as_failed(name, *INTERRUPTED)
-
-    async def _end_as_failed(self, name: str, code: str, reason: str) -> None:
-        """End a run by what its stream holds, and nothing else."""
+    async def _finish_orphan(self, name: str, _: Head, why: HeadwaterError) -> None:
+        """End a run that nobody makes any more, by what its stream holds and nothing else."""
         parts = OpenParts()
         offset: Any = None
         while True:
@@ -298,7 +293,7 @@ class Runs:
             offset = page.next
             if page.up_to_date:
                 break
-        last = [*parts.closing_events(), run_error(code, reason)]
+        last = [*parts.closing_events(), run_error(why.code, why.said)]
         items = [Item(encode(event)) for event in last]
         await self.streams.carry_out(name, Append(items, close=True, outcome="failed"))
 

@@ -9,48 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-from headwater.agui import BaseEvent, OpenParts, TokenUsage, encode, run_cancelled, run_error, run_finished
-from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound
+from headwater.agui import BaseEvent, OpenParts, TokenUsage, encode, run_cancelled, run_error, run_finished, stamped
+from headwater.errors import HeadwaterError, Interrupted, StreamClosed
 from headwater.sources import RunFailed, Source
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.runs")
 
-INTERRUPTED: Final = ("interrupted", "the server that made this answer went away before it was finished")
-"""Code and message of a run that ended because its process did."""
-
 STOP_SECONDS: Final = 5.0
 """How long interrupted runs get to wind up when the server goes away."""
 
-MENDING_SECONDS: Final = 5.0
-"""Between two attempts to end a stream whose store is away."""
-
 Outcome = Literal["completed", "failed", "cancelled"]
 Reason = Literal["cancelled", "interrupted"]
-Ending = Callable[[str, str], Awaitable[None]]
-"""Ends a run's stream as failed, from what is in it, with this code and message."""
 
 
 class Supervised:
     """One run that is being made: its task, and the sink its source writes to."""
 
     def __init__(
-        self, run_id: str, thread_id: str, writer: Writer, started: Sequence[BaseEvent], end_as_failed: Ending
+        self, run_id: str, thread_id: str, writer: Writer, started: Sequence[BaseEvent], clock: Callable[[], int]
     ) -> None:
         self.run_id, self.thread_id = run_id, thread_id
-        self._writer, self._end_as_failed = writer, end_as_failed
+        self._writer, self._clock = writer, clock
         self._parts = OpenParts()
         for event in started:
             self._parts.feed(event)
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
         self._stopped: Reason | None = None
-        self._heeded: tuple[Reason, ...] = ("cancelled", "interrupted")
-        """What still stops it."""
+        self._ending = False
+        """Its last events are on their way: too late to stop it."""
 
     def __repr__(self) -> str:
         return f"<Supervised {self.run_id} {self._parts!r}>"
@@ -58,7 +49,7 @@ class Supervised:
     # -- what a source may do (Sink) ----------------------------------------------------------------------------------
 
     async def emit(self, event: BaseEvent) -> None:
-        data = encode(event)  # before it is noted: what is not JSON does not go out
+        data = encode(stamped(event, self._clock()))  # before it is noted: what is not JSON does not go out
         self._parts.feed(event)
         await self._writer.send(data)
 
@@ -76,10 +67,10 @@ class Supervised:
         if self._stopped != why:
             self._stopped = self._stopped or why
             # Behind the task's first step: a task that is cancelled before it would never come to end its stream.
-            asyncio.get_running_loop().call_soon(self._cancel, why)
+            asyncio.get_running_loop().call_soon(self._cancel)
 
-    def _cancel(self, why: Reason) -> None:
-        if self._task is not None and why in self._heeded:
+    def _cancel(self) -> None:
+        if self._task is not None and not self._ending:
             self._task.cancel()
 
     async def _run(self, source: Source, given: Any) -> None:
@@ -90,7 +81,6 @@ class Supervised:
             _log.warning("run %s was ended by another process while it was being made here", self.run_id)
         except HeadwaterError as error:
             _log.error("run %s could not be written to its stream: %s", self.run_id, error)
-            await self._mend(error)
 
     async def _outcome(self, source: Source, given: Any) -> tuple[Outcome, BaseEvent]:
         try:
@@ -98,7 +88,8 @@ class Supervised:
         except asyncio.CancelledError:
             if self._stopped == "cancelled":
                 return "cancelled", run_cancelled(self.thread_id, self.run_id, usage=self._usage)
-            return "failed", run_error(*INTERRUPTED, usage=self._usage)
+            why = Interrupted()
+            return "failed", run_error(why.code, why.said, usage=self._usage)
         except RunFailed as error:
             return "failed", run_error(error.code, error.message, usage=self._usage)
         except HeadwaterError as error:  # of the sink: what it says is meant to be shown
@@ -109,34 +100,15 @@ class Supervised:
         return "completed", run_finished(self.thread_id, self.run_id, result=result, usage=self._usage)
 
     async def _end(self, outcome: Outcome, terminal: BaseEvent) -> None:
-        self._heeded = ()
+        self._ending = True
         closing = [encode(event) for event in self._parts.closing_events()]
         try:
-            last = encode(terminal)
+            last = encode(stamped(terminal, self._clock()))
         except ValueError:
             _log.error("run %s gave a result that is not JSON; it is left out", self.run_id)
             last = encode(run_finished(self.thread_id, self.run_id, usage=self._usage))
         # Shielded: a second cancel, at the end of the process say, must not leave the stream open.
         await asyncio.shield(asyncio.ensure_future(self._writer.aclose(outcome, *closing, last)))
-
-    async def _mend(self, error: HeadwaterError) -> None:
-        """The writer has given up, so part of the run may be lost: end the stream behind what is there.
-
-        Tried until the store takes it or the process ends; then the lease lapses, and another process does it.
-        """
-        self._heeded = ("interrupted",)
-        with suppress(HeadwaterError):
-            await self._writer.flush()
-        while True:
-            try:
-                await self._end_as_failed(error.code, error.said)
-                return
-            except (StreamClosed, StreamNotFound):
-                return
-            except HeadwaterError:
-                if self._stopped == "interrupted":
-                    return
-            await asyncio.sleep(MENDING_SECONDS)
 
 
 class Supervisor:

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headwater.delivery import Delivery, Policy
 from headwater.errors import BadRequest, MissingExtra
@@ -23,9 +23,11 @@ from headwater.http.app import App, Page
 from headwater.http.auth import Keys, OpenDoor
 from headwater.http.lifespan import drain, opened
 from headwater.http.origins import LOOPBACK, Origins
-from headwater.runs import Runs
 from headwater.server.connection import Protocol, listen
 from headwater.streams import Streams
+
+if TYPE_CHECKING:  # runs need an extra that streams do not
+    from headwater.runs import Runs
 
 try:
     import uvicorn
@@ -117,7 +119,14 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
         listening.close()
 
 
-def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs:
+def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs | None:
+    """The runs of what is served; None where their extra is not installed and no agent was asked for."""
+    try:
+        from headwater.runs import Runs
+    except MissingExtra:
+        if config.agents:
+            raise
+        return None
     runs = Runs(streams, delivery=delivery)
     for name, agent in config.agents:
         source = runs.register(agent, name)
@@ -143,7 +152,7 @@ def _uvicorn(app: App, config: ServeConfig) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """Drains before uvicorn waits for open responses, and does not end the process by the signal it was sent."""
 
-    def __init__(self, config: uvicorn.Config, streams: Streams, runs: Runs) -> None:
+    def __init__(self, config: uvicorn.Config, streams: Streams, runs: Runs | None) -> None:
         super().__init__(config)
         self.on_started: Callable[[], None] = lambda: None
         self._streams, self._runs = streams, runs

@@ -26,12 +26,12 @@ def to_bytes(value: Any) -> bytes:
 
 def to_json(value: Any) -> bytes:
     """`value` as compact JSON, strings too. Raises TypeError for what has no JSON form."""
-    dump = getattr(value, "model_dump_json", None)  # pydantic's own encoder honours the model's aliases and serializers
-    return dump().encode() if dump is not None else _encode(value)
+    dump = getattr(value, "model_dump_json", None)  # pydantic's own: it knows the model's serializers
+    return dump(by_alias=True).encode() if dump is not None else _encode(value)
 
 
 def _dumped(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if dump is None:
         raise TypeError(f"{type(value).__name__} has no JSON form")
-    return dump(mode="json")
+    return dump(mode="json", by_alias=True)
