@@ -19,7 +19,13 @@ from playwright.async_api import Browser, async_playwright
 
 HEADWATER = str(Path(sys.executable).with_name("headwater"))
 START_SECONDS = 60
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+QUIET: tuple[str, ...] = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+)
 QUIET += ("--disable-component-update", "--disable-sync")
 
 # Nothing of the developer's own may change what is tested: no remote model, no other store or server.

@@ -19,6 +19,7 @@ from headwater.model import Page
 from headwater.streams import Streams
 from headwater.testing import run_virtual, virtual_time
 
+OPENING = b": open\nretry: 500\n"
 JSON = "application/json"
 NAMED, DATA_ONLY = ServerSentEvents(JSON), ServerSentEvents(JSON, named=False)
 START_MS = 1_700_000_000_000
@@ -89,7 +90,7 @@ def nobody_is_left(bench: Bench) -> None:
 async def test_the_head_and_a_first_byte_come_at_once_though_nothing_has_happened():
     async with Bench() as bench:
         call = await bench.read().started()
-        assert await call.until(b"\n") == b": open\n"
+        assert await call.until(OPENING) == OPENING
         assert (call.status, asyncio.get_running_loop().time()) == (200, 0)
         assert call.headers == {
             "content-type": "text/event-stream; charset=utf-8",
@@ -123,9 +124,9 @@ async def test_who_was_cut_anywhere_goes_on_where_it_was():
         await bench.appended(*range(1, 21))
         for position in range(21):
             call = bench.read(offset=id_of(position).decode())
-            await call.until(event(20, b"20") if position < 20 else b": open\n")
+            await call.until(event(20, b"20") if position < 20 else OPENING)
             await call.leave()
-            assert call.body == b": open\n" + b"".join(event(n, b"%d" % n) for n in range(position + 1, 21))
+            assert call.body == OPENING + b"".join(event(n, b"%d" % n) for n in range(position + 1, 21))
 
 
 @virtual_time
@@ -161,7 +162,7 @@ async def test_what_happened_at_once_is_written_at_once_but_in_bounded_chunks():
 async def test_a_heartbeat_comes_after_exactly_15_s_of_silence_and_every_15_s():
     async with Bench() as bench:
         call = bench.read()
-        await call.until(b": open\n")
+        await call.until(OPENING)
         beats = []
         for _ in range(4):
             assert await call.more() == b": hb\n"
@@ -224,7 +225,7 @@ async def test_many_readers_of_one_page_render_it_once():
     async with Bench() as bench:
         calls = [bench.read(Counted(JSON)) for _ in range(200)]
         for call in calls:
-            await call.until(b": open\n")
+            await call.until(OPENING)
         Counted.renders = 0
         for n in range(1, 11):
             await bench.appended(n)
@@ -317,7 +318,7 @@ async def test_a_client_that_takes_nothing_at_all_is_given_up_too():
 async def test_a_write_that_is_taken_in_time_is_not_given_up():
     async with Bench() as bench:
         call = bench.read()
-        await call.until(b": open\n")
+        await call.until(OPENING)
         for n in range(1, 5):
             call.stall()
             await bench.appended(n)
@@ -332,12 +333,27 @@ async def test_a_write_that_is_taken_in_time_is_not_given_up():
 async def test_who_ends_the_server_at_the_moment_of_giving_up_is_heeded():
     async with Bench() as bench:
         call = bench.read()
-        await call.until(b": open\n")
+        await call.until(OPENING)
         call.stall()
         await bench.appended(1)
         asyncio.get_running_loop().call_at(30.0, call.task.cancel)  # the very round in which the write is given up
         await asyncio.wait([call.task])
         assert call.task.cancelled()
+        nobody_is_left(bench)
+
+
+@virtual_time
+async def test_who_takes_nothing_does_not_hold_up_the_end_of_the_server():
+    async with Bench() as bench:
+        call = bench.read()
+        await call.until(OPENING)
+        call.stall()
+        await bench.appended(1)
+        await asyncio.sleep(5)
+        bench.streams.drain()
+        await asyncio.sleep(2)
+        with pytest.raises(Cut):
+            await call.done()
         nobody_is_left(bench)
 
 
@@ -350,7 +366,7 @@ def test_a_client_that_leaves_ends_its_reader(when):
     async def run() -> None:
         async with Bench() as bench:
             call = bench.read()
-            await call.until(b": open\n")
+            await call.until(OPENING)
             if when == "stalled":
                 call.stall()
                 await bench.appended(1)
@@ -367,7 +383,7 @@ def test_a_client_that_leaves_ends_its_reader(when):
 async def test_a_cancelled_response_leaves_nothing_behind():
     async with Bench() as bench:
         call = bench.read()
-        await call.until(b": open\n")
+        await call.until(OPENING)
         call.task.cancel()
         await asyncio.wait([call.task])
         assert call.task.cancelled()
@@ -450,7 +466,7 @@ def test_only_an_end_that_is_told_is_a_clean_one(what, format_, said, clean, ext
 async def test_a_stream_that_was_closed_before_the_drain_tells_its_own_end():
     async with Bench() as bench:
         call = bench.read()
-        await call.until(b": open\n")
+        await call.until(OPENING)
         await bench.streams.append("s", "last", close=True, outcome="failed")
         bench.streams.drain()
         await call.done()
@@ -467,7 +483,7 @@ def test_a_stream_that_expires_under_a_reader_is_gone_within_a_second(ttl):
             await bench.streams.create("short", ttl=ttl)
             await asyncio.sleep(0.4)
             call = bench.read(name="short")
-            await call.until(b": open\n")
+            await call.until(OPENING)
             await asyncio.sleep(1.5)
             await bench.streams.append("short", 1)
             await call.until(b"\n\n")

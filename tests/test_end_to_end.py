@@ -193,7 +193,7 @@ async def test_three_readers_cut_at_twenty_places_get_the_log(demo: Server, prog
     assert again.result() == dict.fromkeys(again.result(), log)
     assert during.cuts_before(time.time()) == after.cuts_before(time.time()) == [CUTS] * 3
     while_made = during.cuts_before(ended)
-    assert min(while_made) >= 2
+    assert min(while_made) >= 1  # a browser may wait for seconds after each cut, and the answer is made in ten
     print(
         f"\n{tokens} tokens, {len(log)} bytes, {CUTS} cuts for each reader. While it was made:"
         f" curl {while_made[0]}, EventSource {while_made[1]}, tail {while_made[2]}; then {CUTS} more each."

@@ -111,7 +111,7 @@ def test_data_only_sse_adds_no_event_of_its_own():
 
 def test_opening_and_heartbeat_are_comments_of_one_line():
     for form in (ServerSentEvents(JSON), ServerSentEvents(JSON, named=False)):
-        assert (form.opening, form.heartbeat) == (b": open\n", b": hb\n")
+        assert (form.opening, form.heartbeat) == (b": open\nretry: 500\n", b": hb\n")
         assert decoded(form.opening + form.heartbeat + form.render(page_of(b"1"))) == [Event("1", "message", id_of(1))]
 
 

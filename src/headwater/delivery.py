@@ -32,6 +32,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CONNECTION: Final = "headwater.connection"
 """ASGI extension offered by `headwater.server`: an object whose `cut(at_once=...)` ends the connection as it stands."""
 
+LAST_WRITE_SECONDS: Final = 1.0
+"""A write that is not taken for so long while the server goes away: its reader is let go, the others have been told."""
+
 STREAMING_HEADERS: Final = (
     ("cache-control", "no-cache, no-transform"),  # no-transform: also no compression on the way, which would buffer
     ("x-accel-buffering", "no"),  # nginx and those who copied it
@@ -50,7 +53,8 @@ class Policy:
     heartbeat_seconds: float = 15.0
     """Of silence. Under every idle limit met in the field: 30 s (load balancers) to 100 s (Cloudflare)."""
     write_seconds: float = 30.0
-    """A write that has not been taken for so long: the reader is dropped and may resume. Needs no more memory."""
+    """A write that has not been taken for so long: the reader is dropped and may resume. (On Linux, `headwater.server`
+    has the kernel give up on one that takes nothing at all before that.)"""
     chunk_bytes: int = 64 * 1024
     """In one write: what a reader that is behind gets at a time, before the others have their turn."""
 
@@ -62,6 +66,7 @@ class Delivery:
         self.streams = streams
         self.policy = policy
         self.rounds = Rounds()
+        streams.on_drain.append(self.rounds.again)
         self.readers = 0
         self.served = 0
         self.dropped = 0
@@ -221,7 +226,8 @@ class _Reader:
     def due(self) -> float:
         """When somebody should look after this reader next, on the loop's clock."""
         if self._writing:
-            return self._last_write + self._policy.write_seconds
+            patience = self._policy.write_seconds
+            return self._last_write + (min(patience, LAST_WRITE_SECONDS) if self._streams.draining else patience)
         head = self._cursor.tail.head
         end = head.expiry() if isinstance(head, Head) else None
         left = math.inf if end is None else (end - self._streams.clock()) / 1000

@@ -46,6 +46,12 @@ class Rounds:
         if second is not None:
             self._buckets[second].discard(one)
 
+    def again(self) -> None:
+        """When everybody is due may have changed."""
+        for one in list(self._bucket_of):
+            self.discard(one)
+            self._put(one, one.due())
+
     def _put(self, one: Looked, due: float) -> None:
         second = math.ceil(due / ROUND_SECONDS)
         self._buckets.setdefault(second, set()).add(one)

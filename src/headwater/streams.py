@@ -59,6 +59,8 @@ class Streams:
         self._sweeper: asyncio.Task[None] | None = None
         self.draining = False
         """The process is going away: readers are to be told and let go."""
+        self.on_drain: list[Callable[[], None]] = []
+        """Called when draining begins, by those who serve readers that do not wait for the tail."""
 
     def __repr__(self) -> str:
         return f"<Streams on {self.store!r} {self.hub!r}>"
@@ -89,9 +91,12 @@ class Streams:
 
     def drain(self) -> None:
         """Have every reader told that the server goes away; nothing is lost, they resume elsewhere or later."""
-        self.draining = True
-        for tail in self.hub:
-            tail.wake()
+        if not self.draining:
+            self.draining = True
+            for tail in self.hub:
+                tail.wake()
+            for begin in self.on_drain:
+                begin()
 
     async def __aenter__(self) -> Self:
         await self.open()

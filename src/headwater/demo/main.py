@@ -21,6 +21,7 @@ from headwater.demo.agent import demo_agent, describe
 from headwater.http.app import Page
 from headwater.http.exchange import Exchange
 from headwater.server import ServeConfig, serve
+from headwater.server.serve import allow_many_connections
 
 AGENT: Final = "assistant"
 
@@ -41,6 +42,7 @@ def run(config: ServeConfig, ready: Callable[[str], None]) -> int:
 
     Raises what `serve` raises, and MissingExtra or LocalModelFailed, each saying what to do.
     """
+    allow_many_connections()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(config, ready))
     return 0

@@ -10,9 +10,11 @@ import asyncio
 import ipaddress
 import logging
 import math
+import resource
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -85,9 +87,18 @@ def is_loopback(host: str) -> bool:
 
 def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> int:
     """Serve until told to stop; the exit status. `ready` is called with the URL when connections are accepted."""
+    allow_many_connections()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, ready))
     return 0
+
+
+def allow_many_connections() -> None:
+    """Raise this process's limit of open files, often 1,024, to what the system lets it have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # macOS names a hard limit that it then refuses
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None) -> None:
