@@ -398,3 +398,9 @@ def test_an_expired_stream_is_not_there_before_it_is_anything_else():
 def test_a_head_is_small_when_little_was_said():
     assert isinstance(made(), Head)
     assert len(msgspec.msgpack.encode(made())) < 120
+
+
+def test_a_clock_that_is_set_back_does_not_end_a_stream_early():
+    head = decide(Absent(0), Create(Config(ttl=10)), 100_000).head
+    head = decide(head, Append([Item(b"x")]), 95_000).head
+    assert head.expiry() == 110_000

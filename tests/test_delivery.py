@@ -79,6 +79,7 @@ def nobody_is_left(bench: Bench) -> None:
     assert bench.delivery.readers == 0
     assert repr(bench.delivery.rounds) == "<Rounds [0 looked after]>"
     assert bench.streams.statistics()["readers"] == 0
+    assert bench.streams.on_drain == []
     tail = bench.streams.hub.known("s")
     assert tail is None or (not tail._waiters and not tail.readers)
 
@@ -168,6 +169,21 @@ async def test_a_heartbeat_comes_after_exactly_15_s_of_silence_and_every_15_s():
             assert await call.more() == b": hb\n"
             beats.append(asyncio.get_running_loop().time())
         assert beats == [15, 30, 45, 60]
+        await call.leave()
+
+
+@virtual_time
+async def test_silence_counts_from_a_write_that_was_taken_late():
+    async with Bench() as bench:
+        call = bench.read()
+        await asyncio.sleep(14.5)
+        call.stall()
+        await bench.appended(1)
+        await asyncio.sleep(1)  # a round finds it writing
+        call.take()
+        await call.until(event(1, b"1"))
+        assert await call.more() == b": hb\n"
+        assert asyncio.get_running_loop().time() == 31
         await call.leave()
 
 

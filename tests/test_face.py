@@ -245,6 +245,8 @@ asyncio.run(main())
         ("headwater.server", "uvicorn", "server"),
         ("headwater.server", "uvloop", "server"),
         ("headwater.cli.app", "typer", "server"),
+        ("headwater.demo.main", "agents", "demo"),
+        ("headwater.demo.main", "openai", "demo"),
     ],
 )
 def test_a_missing_extra_is_named_with_the_line_that_installs_it(module: str, missing: str, extra: str) -> None:

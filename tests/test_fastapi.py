@@ -24,6 +24,7 @@ from fastapi.middleware.gzip import GZipMiddleware
 from pydantic import BaseModel
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import Response
+from starlette.testclient import TestClient
 
 from headwater import Streams
 from headwater.http import App, StreamResponse, lifespan
@@ -317,6 +318,30 @@ async def test_runs_of_a_mounted_app_stream_through_the_middleware() -> None:
         assert rest.status_code == 200
         assert before + events(rest) == events(whole)
         assert json.loads(events(whole)[-1].data)["type"] == "RUN_FINISHED"
+
+
+# --- one application, started twice ----------------------------------------------------------------------------------
+
+
+def test_an_application_may_be_started_again_on_another_loop(tmp_path: Path) -> None:
+    streams = Streams(f"sqlite:///{tmp_path}/again.db")
+    runs = Runs(streams, Agent(name="bot", model=scripted(["ok"], ["ok"])))
+    app = FastAPI(lifespan=lifespan(streams, runs))
+
+    @app.post("/s")
+    async def append() -> int:
+        await streams.create("s")
+        appended = await asyncio.gather(*[streams.append("s", n) for n in range(5)])
+        return max(offset.position for offset in appended)
+
+    @app.get("/run")
+    async def run(request: Request) -> Response:
+        return (await runs.start("bot", "hi")).response(request)
+
+    for position in (5, 10):
+        with TestClient(app) as client:  # as tests of applications do it, again and again
+            assert client.post("/s").json() == position
+            assert "RUN_FINISHED" in client.get("/run").text
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

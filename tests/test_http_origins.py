@@ -106,7 +106,8 @@ async def test_cors_on_every_answer_to_a_welcome_page_and_on_none_to_others():
             assert "access-control-allow-credentials" not in mine.headers
             other = await site.ask(method, url, origin="https://evil.com")
             assert not [name for name in other.headers if name.startswith("access-control")]
-            assert mine.headers["vary"] == other.headers["vary"] == "origin"
+            assert mine.headers["vary"] == other.headers["vary"]
+            assert mine.headers["vary"].startswith("origin")
         live = site.call("GET", "t?offset=-1&live=sse", origin=APP)
         await live.started()
         assert live.headers["access-control-allow-origin"] == APP

@@ -438,3 +438,4 @@ async def test_follow_works_without_a_lifespan_of_ours() -> None:
             return follow(streams, "news", request)
 
         assert data(await Client(application).ask("GET", "/news"))[0] == '{"n":1}'
+        assert streams.on_drain == []  # nothing stays of a response that is over

@@ -209,6 +209,14 @@ async def test_runs_are_listed_in_pages() -> None:
         assert (await client.ask("GET", "/v1/runs?limit=0")).status == 400
 
 
+@pytest.mark.parametrize("depth", [900, 50_000])  # too deep for the event that holds it, and to be read at all
+async def test_an_input_nested_too_deeply_is_the_clients_fault(depth: int) -> None:
+    body = '{"agent": "bot", "input": [{"content": ' + "[" * depth + "]" * depth + "}]}"
+    async with serving() as client:
+        call = await client.ask("POST", "/v1/runs", body, idempotency_key="k")
+        assert (call.status, "nested too deeply" in call.json()["error"]["message"]) == (400, True)
+
+
 @pytest.mark.parametrize("path", ["/v1/runs/nobody", "/v1/runs/nobody/events", "/v1/runs/nobody/what", "/v1/runsx"])
 async def test_what_is_not_there_is_404(path: str) -> None:
     async with serving() as client:
@@ -254,7 +262,7 @@ async def test_every_action_asks_whether_it_may(tmp_path: Any) -> None:
         "starter-secret-0123", "second-secret-01234", "reader-secret-01234",
     ))  # fmt: skip
     async with serving(["ok", asyncio.Event()], ["ok"], auth=auth) as client:
-        nobody = await post(client)
+        nobody = await post(client, ["not", "even", "right"])  # and is not told so: its body is not taken in
         assert (nobody.status, nobody.headers["www-authenticate"]) == (401, "Bearer")
         started = await post(client, authorization=starter, idempotency_key="k")
         run = started.headers["x-run-id"]

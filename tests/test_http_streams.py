@@ -9,6 +9,7 @@ import json
 import pytest
 
 from headwater import Limits
+from headwater.http.auth import OpenDoor
 from headwater.testing import virtual_time
 from http_site import START_MS, at, facts, open_site, refused, safe
 
@@ -376,6 +377,29 @@ async def test_pages_are_cached_by_etag_until_they_change():
         assert ("etag" in now.headers, now.headers["cache-control"]) == (False, "no-store")
         mine = await site.ask("GET", "t", authorization="Bearer x")
         assert mine.headers["cache-control"].startswith("private,")
+
+
+@virtual_time
+async def test_a_page_at_the_end_says_how_the_stream_ended():
+    async with open_site() as site:
+        await site.streams.create("s", 1)
+        await site.streams.append("s", close=True, outcome="failed")
+        for live in ("", "&live=long-poll"):
+            for offset in ("-1", at(1)):
+                page = await site.ask("GET", f"s?offset={offset}{live}")
+                assert (page.headers["stream-closed"], page.headers["stream-outcome"]) == ("true", "failed")
+
+
+@virtual_time
+async def test_caches_share_no_page_that_takes_a_key_and_no_page_for_a_live_answer():
+    class Cookies(OpenDoor):
+        open_to_all = False
+
+    async with open_site(auth=Cookies()) as site:
+        await site.put("t", "a")
+        page = await site.ask("GET", "t")
+        assert page.headers["cache-control"].startswith("private,")
+        assert page.headers["vary"] == "origin, accept"
 
 
 @virtual_time

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from headwater import hub as hub_module
-from headwater.hub import MEMO_PAGES, MESSAGE_OVERHEAD, MOST_MESSAGES, Hub, Tail, page_of
+from headwater.hub import IDLE_RING_BYTES, MEMO_PAGES, MESSAGE_OVERHEAD, MOST_MESSAGES, Hub, Tail, page_of
 from headwater.model import Absent, Config, Head, Message, Offset
 
 
@@ -212,6 +212,26 @@ def test_a_stream_is_watched_while_it_has_readers(hub, watched):
     first.head = head(3)
     assert hub.join("a") is first
     assert first.head is None, "nobody listened to other processes meanwhile"
+
+
+def test_tails_without_readers_hold_little(hub):
+    """G9: there may be a thousand of them."""
+    tail = hub.join("a")
+    tail.extend(messages(1, 1000, size=100))
+    for number in range(MEMO_PAGES):
+        tail.rendered(number, lambda: b"x" * 64 * 1024)
+    assert len(tail._messages) > 500
+    hub.leave(tail)
+    most = IDLE_RING_BYTES * 5 // 4 // (100 + MESSAGE_OVERHEAD)
+    assert len(tail._messages) <= most
+    assert not tail._memo
+    for position in range(1001, 3000):  # written, and read by nobody
+        tail.extend(messages(position, position, size=100))
+    assert len(tail._messages) <= most
+    assert positions(tail.messages(Offset(1, 2998), 1)) == [2999]
+    tail = hub.join("a")
+    tail.extend(messages(3000, 4000, size=100))
+    assert len(tail._messages) > 500
 
 
 async def test_tails_without_readers_are_kept_for_a_while_and_those_in_use_always(hub, monkeypatch):

@@ -13,6 +13,7 @@ from headwater import leases
 from headwater.decide import Create, Item
 from headwater.errors import StoreUnavailable, StreamClosed
 from headwater.leases import PREFIX, TTL_SECONDS, Place
+from headwater.model import Head
 from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Streams
@@ -159,7 +160,7 @@ async def test_several_that_end_an_orphan_end_it_once(here, there):
 
 @pytest.mark.parametrize("error", [StoreUnavailable("busy"), ZeroDivisionError("a bug")])
 async def test_an_orphan_that_cannot_be_ended_does_not_keep_the_others_open(here, error, caplog):
-    async def fail(name, head):
+    async def fail(name, head, why):
         raise error
 
     here.leases.finisher("bad", fail)
@@ -169,6 +170,71 @@ async def test_an_orphan_that_cannot_be_ended_does_not_keep_the_others_open(here
     assert (await here.head("b")).closed
     assert not (await here.head("a")).closed
     assert "could not close a" in caplog.text
+
+
+async def test_a_lease_is_renewed_while_streams_are_being_ended(store, clock, monkeypatch):
+    """A process that has thousands to end, or waits for one, must not be taken for dead meanwhile."""
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.001)
+    stuck = asyncio.Event()
+
+    async def finish(name, head, why):
+        stuck.set()
+        await asyncio.Event().wait()
+
+    async with Streams(store, clock=clock) as streams:
+        streams.leases.finisher("slow", finish)
+        await streams.leases.hold()
+        await streams.carry_out("a", Create(owner="i_gone", labels={"kind": "slow"}))
+        async with asyncio.timeout(5):
+            await stuck.wait()
+            clock.now += (TTL_SECONDS - 1) * 1000
+            while (await store.load(PREFIX + streams.leases.owner)).touched != clock.now:
+                await asyncio.sleep(0)
+
+
+async def test_looking_after_leases_goes_on_after_a_bug(store, clock, monkeypatch, caplog):
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.001)
+    async with Streams(store, clock=clock) as streams:
+        owned, failing = store.owned, True
+
+        async def fail():
+            if failing:
+                raise ZeroDivisionError
+            return await owned()
+
+        store.owned = fail
+        await streams.carry_out("a", Create(owner="i_gone"))
+        async with asyncio.timeout(5):
+            while "ZeroDivisionError" not in caplog.text:
+                await asyncio.sleep(0)
+            failing = False
+            while not (await streams.head("a")).closed:
+                await asyncio.sleep(0)
+
+
+async def test_what_is_abandoned_while_orphans_are_looked_for_is_not_forgotten(here, store):
+    """The list that the store gave may be older than the stream."""
+    owned = store.owned
+
+    async def late():
+        found = await owned()
+        await here.carry_out("a", Create(owner=here.leases.owner))
+        here.leases.abandon("a", StoreUnavailable("the disk is full"))
+        return found
+
+    store.owned = late
+    await here.leases.finish_orphans()
+    store.owned = owned
+    assert await here.leases.finish_orphans() == 1
+    assert (await here.head("a")).outcome == "failed"
+
+
+async def test_a_lease_is_taken_anew_when_streams_open_again(store, clock):
+    streams = Streams(store, clock=clock)
+    for _ in range(2):
+        async with streams:
+            await streams.leases.hold()
+            assert isinstance(await store.load(PREFIX + streams.leases.owner), Head)
 
 
 async def test_a_lease_that_somebody_else_wrote_harms_nobody(here, clock):

@@ -3,7 +3,7 @@
 import asyncio
 
 from headwater.rounds import Rounds
-from headwater.testing import virtual_time
+from headwater.testing import run_virtual, virtual_time
 
 
 class Patient:
@@ -63,14 +63,34 @@ async def test_the_timer_stops_with_the_last_one_and_starts_with_the_next():
         rounds.add(one)
         rounds.discard(one)
         rounds.discard(one)
-        await asyncio.sleep(5)
         assert repr(rounds) == "<Rounds [0 looked after]>"
-        assert not loop._scheduled, "a timer runs for nobody"
+        assert all(timer.cancelled() for timer in loop._scheduled), "a timer runs for nobody"
+        await asyncio.sleep(5)
     one.busy_at = loop.time()
     rounds.add(one)
     await asyncio.sleep(2.5)
     assert one.looked == [17.0]
     rounds.discard(one)
+
+
+def test_the_next_one_may_come_on_another_loop():
+    rounds, looked = Rounds(), []
+
+    async def one_comes_and_goes():
+        one = Patient(1)
+        rounds.add(one)
+        rounds.discard(one)
+
+    async def another_stays():
+        one = Patient(1)
+        rounds.add(one)
+        await asyncio.sleep(2.5)
+        looked.extend(one.looked)
+        rounds.discard(one)
+
+    run_virtual(one_comes_and_goes())
+    run_virtual(another_stays())
+    assert looked
 
 
 @virtual_time

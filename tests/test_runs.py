@@ -1,6 +1,7 @@
 """Agent runs: what is in their streams, who owns them, and how each of them ends. The real SDK on a scripted wire."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -27,7 +28,7 @@ from headwater.errors import (
     TooLarge,
 )
 from headwater.runs import Record, Run, Runs
-from headwater.runs.supervisor import Supervised, Supervisor
+from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
 from headwater.sources import RunFailed, Sink, progress
 from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
@@ -398,6 +399,30 @@ async def test_when_the_process_ends_runs_end_as_interrupted(streams: Streams) -
     assert types(events)[-3:] == ["TEXT_MESSAGE_END", "STEP_FINISHED", "RUN_ERROR"]
     assert events[-1]["code"] == "interrupted"
     assert (await streams.head(run.stream)).outcome == "failed"
+
+
+@virtual_time
+async def test_a_run_that_does_not_stop_is_waited_for_once(caplog: pytest.LogCaptureFixture) -> None:
+    enough = asyncio.Event()
+
+    async def stubborn(_: Sink) -> None:
+        while not enough.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await enough.wait()
+
+    loop = asyncio.get_running_loop()
+    async with Streams("memory:") as streams, Runs(streams) as runs:
+        run = await runs.start(Bare(stubborn), "hi")
+        await asyncio.sleep(0)
+        began = loop.time()
+        for _ in range(3):  # a signal, the end of the lifespan, the end of the runs
+            await runs.interrupt()
+        assert loop.time() - began == STOP_SECONDS
+        assert [record.message for record in caplog.records if "does not stop" in record.message] == [
+            f"headwater-run {run.id} does not stop; the next process on this store ends its stream"
+        ]
+        enough.set()
+        await run.wait()
 
 
 async def test_of_two_reasons_to_stop_the_first_is_told(streams: Streams) -> None:

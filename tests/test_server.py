@@ -21,7 +21,7 @@ from headwater.server.connection import SEND_BUFFER_BYTES, USER_TIMEOUT_MS
 from headwater.server.serve import check, is_loopback, serve
 
 PROGRAM = """
-import gc, json, socket, sys
+import asyncio, contextlib, gc, json, socket, sys, time
 from starlette.responses import JSONResponse
 from headwater.delivery import CONNECTION, Delivery
 from headwater.server import ServeConfig, run
@@ -38,7 +38,18 @@ async def readers(exchange):
     (delivery,) = [one for one in gc.get_objects() if type(one) is Delivery]
     return JSONResponse(delivery.statistics())
 
-config = ServeConfig(store="memory:", pages={"/options": options, "/readers": readers}, **json.loads(sys.argv[1]))
+class Stubborn:
+    name = "stubborn"
+
+    async def run(self, given, sink):
+        if given == "in a thread":
+            await asyncio.to_thread(time.sleep, 60)
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+pages = {"/options": options, "/readers": readers}
+config = ServeConfig(store="memory:", agents=[(None, Stubborn())], pages=pages, **json.loads(sys.argv[1]))
 sys.exit(run(config, lambda url: print(url, flush=True)))
 """
 
@@ -302,6 +313,20 @@ async def test_once_is_enough_and_it_is_quick_where_nobody_stalls(start, number)
     assert (status, seconds < 2) == (0, True)
     assert b"event: interrupted" in await reader.read()
     assert server.log.read_text() == ""
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("work", "most"), [("in a thread", 3), ("in a task", 8)])
+async def test_work_that_does_not_stop_holds_up_the_end_no_longer_than_the_grace_period(start, work, most):
+    server = start()
+    status, run = await server.ask("POST", "/v1/runs", json.dumps({"agent": "stubborn", "input": work}).encode())
+    assert status == 201
+    reader, writer = await server.connect()
+    writer.write(request("GET", f"/v1/runs/{json.loads(run)['id']}/events"))
+    await reader.readuntil(b"run.input")
+    status, seconds = await asyncio.to_thread(server.signalled(signal.SIGTERM))
+    assert (status, seconds < most) == (0, True)
+    assert (b'"interrupted"' in await reader.read()) == (work == "in a thread")
 
 
 @pytest.mark.server

@@ -17,7 +17,7 @@ from headwater.decide import Append, Create, Item, decide
 from headwater.errors import StoreError, StoreFileUnusable, StoreUnavailable, VersionConflict
 from headwater.model import Absent, Config, Head, Offset
 from headwater.stores import sqlite_file, sqlite_writer
-from headwater.stores.sqlite import SqliteStore
+from headwater.stores.sqlite import SqliteStore, _list, _Watcher
 from headwater.testing import check_store
 
 NOTHING = Absent(0)
@@ -389,7 +389,7 @@ async def test_another_process_sees_an_append_within_milliseconds(path, store):
 
 OPEN_TOGETHER = """
 import asyncio, sys
-from headwater.stores.sqlite import SqliteStore
+from headwater.stores.sqlite import SqliteStore, _list, _Watcher
 
 async def main():
     print("ready", flush=True)
@@ -471,3 +471,73 @@ async def test_two_objects_on_one_file_take_turns(path, store):
     for mark in (b"x", b"y"):
         assert [data for data in found if data.startswith(mark)] == [b"%s%d" % (mark, number) for number in range(30)]
     await other.aclose()
+
+
+async def test_a_page_of_a_list_costs_its_own_rows_only(store):
+    """However far down the list it stands, and from either end."""
+    await asyncio.gather(*(Stream(store, f"s/{number:04}").create() for number in range(3000)))
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    def counted(connection, *given):
+        connection.set_progress_handler(count, 10)
+        return _list(connection, *given)
+
+    for newest, first in ((False, "s/2900"), (True, "s/0099")):
+        found = await store._read(counted, "s/", "s/0100" if newest else "s/2899", 10, newest)
+        assert found[0][0] == first
+        assert len(found) == 10
+    assert steps < 200
+
+
+async def test_the_first_look_for_commits_of_others_does_not_read_the_whole_file(store, path):
+    await asyncio.gather(*(Stream(store, f"s/{number:04}").create() for number in range(3000)))
+    other = SqliteStore(path)
+    steps, woken = 0, asyncio.Event()
+    look = _Watcher._look
+
+    def counted(watcher, connection, seen):
+        def count():
+            nonlocal steps
+            steps += 1
+
+        connection.set_progress_handler(count, 10)
+        return look(watcher, connection, seen)
+
+    await other.open()
+    other._watcher._look = counted.__get__(other._watcher)
+    other.on_wake = lambda name: woken.set()
+    other.watch("s/0001", watched=True)
+    async with asyncio.timeout(5):
+        await woken.wait()
+    await other.aclose()
+    assert steps < 200
+
+
+async def test_closing_that_is_cancelled_closes_none_the_less(path):
+    store = SqliteStore(path)
+    await store.open()
+    await Stream(store, "a").create(b"1")
+    await store.load("a")
+    closing = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    async with asyncio.timeout(5):
+        while pathlib.Path(path + "-wal").exists():  # until the last connection has written it back
+            await asyncio.sleep(0.001)
+
+
+async def test_a_reader_that_leaves_while_the_store_closes_does_not_stop_the_closing(path):
+    """It was the last one: the watcher would wait for the next, and the closing for the watcher."""
+    store = SqliteStore(path)
+    await store.open()
+    store.watch("a", watched=True)
+    watcher = store._watcher
+    watcher.stop()
+    watcher.watch("a", watched=False)
+    assert watcher._wanted.is_set()
+    await store.aclose()

@@ -432,6 +432,35 @@ async def test_what_was_decided_on_a_head_that_failed_never_matches_another_writ
             assert await collected(one, "a") == [b"0", b"last"]
 
 
+async def test_a_commit_that_seemed_to_fail_and_lands_late_is_not_taken_for_the_one_made_instead():
+    """Both were decided on the same head, by the same process."""
+
+    class Late(MemoryStore):
+        late = None
+        losing = False
+
+        def _submit(self, change):
+            loop = asyncio.get_running_loop()
+            if self.losing:
+                self.losing, self.late = False, change
+                lost = loop.create_future()
+                lost.set_exception(StoreUnavailable("no answer in time"))
+                return lost
+            if self.late is not None:
+                loop.call_soon(self.late)
+                self.late = None
+            return super()._submit(change)
+
+    store = Late()
+    async with Streams(store) as streams:
+        await streams.create("a")
+        store.losing = True
+        with pytest.raises(StoreUnavailable):
+            await streams.append("a", b"late")
+        await asyncio.gather(streams.append("a", b"1", b"2"), streams.append("a", b"3"))
+        assert await everything(streams, "a") == [b"late", b"1", b"2", b"3"]
+
+
 async def test_two_processes_follow_each_other(tmp_path):
     """Two objects on one file: each hears of the other's appends by a wake."""
     path = str(tmp_path / "a.db")
@@ -532,6 +561,30 @@ async def test_what_is_over_is_swept_however_much_it_is(make_store, clock, monke
             while len(await streams.store.list("", after=None, limit=100, newest=False)) > 1:
                 await asyncio.sleep(0.001)
         assert [name for name, _ in await streams.list()] == ["kept"]
+
+
+async def test_sweeping_goes_on_after_a_bug_and_closing_closes_the_store(make_store, clock, caplog):
+    streams = Streams(make_store(), clock=clock, limits=Limits(sweep_seconds=0.001))
+    await streams.open()
+    expired, failing = streams.store.expired, True
+
+    async def fail(now, *, limit):
+        if failing:
+            raise ZeroDivisionError
+        return await expired(now, limit=limit)
+
+    streams.store.expired = fail
+    await streams.create("a", expires_at=clock.now + 1000)
+    clock.now += 3000
+    async with asyncio.timeout(5):
+        while "ZeroDivisionError" not in caplog.text:
+            await asyncio.sleep(0.001)
+        failing = False
+        while await streams.store.list("", after=None, limit=1, newest=False):
+            await asyncio.sleep(0.001)
+    await streams.aclose()
+    with pytest.raises(StoreUnavailable):
+        await streams.store.load("a")
 
 
 async def test_a_list_is_full_although_many_are_over(streams, clock):

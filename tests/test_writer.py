@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from headwater import writer as writer_module
-from headwater.errors import StoreUnavailable, StreamClosed, StreamExists, TooLarge
+from headwater.errors import Interrupted, StoreUnavailable, StreamClosed, StreamExists, TooLarge
 from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Limits, Streams
@@ -46,7 +46,7 @@ async def streams(slow):
         yield streams
 
 
-async def ending(streams, name="a"):
+async def ending_of(streams, name="a"):
     """All data of a closed stream, and its outcome."""
     found = []
     async with asyncio.timeout(5):
@@ -72,7 +72,7 @@ async def test_what_is_sent_in_a_block_is_a_stream_that_completes(streams):
         offset = await writer.flush()
         assert offset == writer.offset == (await streams.head("a")).offset
         assert (await streams.head("a")).owner == streams.leases.owner
-    assert await ending(streams) == ([b'{"done":1}', b'"text"', b"raw"], "completed")
+    assert await ending_of(streams) == ([b'{"done":1}', b'"text"', b"raw"], "completed")
     head = await streams.head("a")
     assert (head.owner, head.labels) == (None, {"l": "1"})
     assert [message.key for message in (await streams.read("a")).messages] == [None, "k", None]
@@ -82,7 +82,7 @@ async def test_where_the_stream_is_not_json_text_stays_as_it_is(streams):
     async with streams.writer("a", content_type="text/plain") as writer:
         await writer.send("text")
         await writer.send({"a": 1})
-    assert await ending(streams) == ([b"text", b'{"a":1}'], "completed")
+    assert await ending_of(streams) == ([b"text", b'{"a":1}'], "completed")
 
 
 async def test_sends_are_joined_while_a_commit_is_on_its_way(streams, slow):
@@ -95,7 +95,7 @@ async def test_sends_are_joined_while_a_commit_is_on_its_way(streams, slow):
         slow.gate.set()
         await writer.flush()
         assert slow.commits - before <= 2
-    assert await ending(streams) == ([b"%d" % number for number in range(500)], "completed")
+    assert await ending_of(streams) == ([b"%d" % number for number in range(500)], "completed")
 
 
 async def test_sends_of_many_tasks_are_all_there_each_in_its_order(streams):
@@ -108,7 +108,7 @@ async def test_sends_of_many_tasks_are_all_there_each_in_its_order(streams):
                     await asyncio.sleep(0)
 
         await asyncio.gather(*(send(mark) for mark in range(8)))
-    found, _ = await ending(streams)
+    found, _ = await ending_of(streams)
     for mark in range(8):
         start = b"[%d," % mark
         assert [one for one in found if one.startswith(start)] == [b"[%d,%d]" % (mark, number) for number in range(50)]
@@ -135,7 +135,7 @@ async def test_what_waits_is_bounded(streams, slow, monkeypatch):
         assert sum(len(item.data) for item in writer._waiting) <= 1200
         slow.gate.set()
         await asyncio.gather(*tasks)
-    assert await ending(streams) == ([b"x" * 100] * 100, "completed")
+    assert await ending_of(streams) == ([b"x" * 100] * 100, "completed")
 
 
 async def test_a_message_that_is_too_large_or_no_value_is_refused_and_the_next_is_not(slow):
@@ -146,7 +146,7 @@ async def test_a_message_that_is_too_large_or_no_value_is_refused_and_the_next_i
             with pytest.raises(TypeError):
                 await writer.send(object())
             await writer.send("fits")
-        assert await ending(streams) == ([b'"fits"'], "completed")
+        assert await ending_of(streams) == ([b'"fits"'], "completed")
 
 
 # -- ending ------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ async def test_a_block_that_raises_fails_its_stream_and_raises_the_same(streams)
         async with streams.writer("a") as writer:
             await writer.send(1)
             raise ZeroDivisionError
-    assert await ending(streams) == ([b"1"], "failed")
+    assert await ending_of(streams) == ([b"1"], "failed")
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 3])
@@ -180,7 +180,7 @@ async def test_a_block_that_is_cancelled_ends_its_stream_even_if_cancelled_again
     slow.gate.set()
     await asyncio.wait([task])
     assert task.cancelled()
-    assert await ending(streams) == ([b"1"], "cancelled")
+    assert await ending_of(streams) == ([b"1"], "cancelled")
 
 
 async def test_a_writer_may_be_ended_by_hand_with_last_messages_in_the_same_commit(streams, slow):
@@ -194,7 +194,7 @@ async def test_a_writer_may_be_ended_by_hand_with_last_messages_in_the_same_comm
         with pytest.raises(StreamClosed):
             await writer.send(2)
         assert await writer.flush() == writer.offset
-    assert await ending(streams) == ([b"1", b'"why"', b'{"code":7}'], "failed")
+    assert await ending_of(streams) == ([b"1", b'"why"', b'{"code":7}'], "failed")
 
 
 async def test_a_stream_that_somebody_else_closed_is_said_to_be(streams):
@@ -208,7 +208,7 @@ async def test_a_stream_that_somebody_else_closed_is_said_to_be(streams):
                 await writer.flush()
             with pytest.raises(StreamClosed):
                 await writer.send(3)
-    assert await ending(streams) == ([b"1"], "failed")
+    assert await ending_of(streams) == ([b"1"], "failed")
 
 
 async def test_the_block_s_own_error_is_not_hidden_by_that_of_the_ending(streams):
@@ -217,13 +217,98 @@ async def test_the_block_s_own_error_is_not_hidden_by_that_of_the_ending(streams
             await streams.close("a", "cancelled")
             await writer.send(1)
             raise ZeroDivisionError
-    assert await ending(streams) == ([], "cancelled")
+    assert await ending_of(streams) == ([], "cancelled")
 
 
 async def test_a_name_that_is_taken_by_something_else_is_refused(streams):
     await streams.create("a", content_type="text/plain")
     with pytest.raises(StreamExists):
         await streams.writer("a").open()
+
+
+async def test_last_messages_are_in_the_closing_commit_also_while_another_is_on_its_way(streams, slow):
+    """Else a crash between the two would leave a stream that says it is over, and is open."""
+    async with streams.writer("a") as writer:
+        slow.gate.clear()
+        await writer.send(1)
+        await asyncio.sleep(0)
+        ending = asyncio.create_task(writer.aclose("completed", "last"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        closing = []
+        commit = slow.commit
+        slow.commit = lambda *given: closing.append((given[2].closed, len(given[3]))) or commit(*given)
+        slow.gate.set()
+        await ending
+    assert closing == [(True, 1)]
+    assert await ending_of(streams) == ([b"1", b'"last"'], "completed")
+
+
+async def test_what_is_sent_while_the_stream_is_being_ended_is_refused_and_not_lost(streams, slow):
+    async with streams.writer("a") as writer:
+        slow.gate.clear()
+        ending = asyncio.create_task(writer.aclose())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with pytest.raises(StreamClosed):
+            await writer.send("late")
+        slow.gate.set()
+        await ending
+
+
+async def test_whoever_waits_for_room_when_the_stream_is_ended_is_refused(streams, slow, monkeypatch):
+    monkeypatch.setattr(writer_module, "MOST_WAITING", 10)
+    async with streams.writer("a") as writer:
+        slow.gate.clear()
+        await writer.send("on its way")
+        await until(lambda: not writer._waiting)
+        await writer.send("x" * 20)  # fills what may wait
+        blocked = asyncio.create_task(writer.send("late"))
+        await asyncio.sleep(0)
+        ending = asyncio.create_task(writer.aclose())
+        await asyncio.sleep(0)
+        slow.gate.set()
+        with pytest.raises(StreamClosed):
+            await blocked
+        await ending
+    assert (await ending_of(streams))[1] == "completed"
+
+
+async def test_an_ending_whose_caller_went_away_goes_on_and_ending_again_waits_for_it(streams, slow, quick):
+    async with streams.writer("a") as writer:
+        slow.failures = ["before", None]
+        slow.gate.clear()
+        ending = asyncio.create_task(writer.aclose("failed", "why"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+        slow.gate.set()
+        await writer.aclose()
+    assert await ending_of(streams) == ([b'"why"'], "failed")
+
+
+async def test_nothing_lands_behind_what_a_stopped_commit_left_out(streams, slow):
+    """All tasks cancelled, as at the end of a loop: what was on its way may be in or out, so the stream has failed."""
+    with pytest.raises(Interrupted):  # noqa: PT012 -- the whole block is what is tested
+        async with streams.writer("a") as writer:
+            slow.gate.clear()
+            await writer.send(1)
+            await asyncio.sleep(0)
+            writer._flushing.cancel()
+            await asyncio.sleep(0)
+            slow.gate.set()
+            with pytest.raises(Interrupted):
+                await writer.send(2)
+    assert (await ending_of(streams))[1] == "failed"
+
+
+async def test_last_messages_that_cannot_be_written_fail_the_stream(streams):
+    with pytest.raises(TypeError):  # noqa: PT012 -- the whole block is what is tested
+        async with streams.writer("a") as writer:
+            await writer.send(1)
+            await writer.aclose("completed", object())
+    assert await ending_of(streams) == ([b"1"], "failed")
 
 
 # -- a store that fails for a while ------------------------------------------------------------------------------------
@@ -245,7 +330,7 @@ async def test_a_commit_that_is_said_again_counts_once(streams, slow, quick, fai
             if number % 3:
                 await writer.flush()
         slow.failures = [failure, failure]
-    assert await ending(streams) == ([b"%d" % number for number in range(10)], "completed")
+    assert await ending_of(streams) == ([b"%d" % number for number in range(10)], "completed")
 
 
 async def test_a_store_that_never_comes_back_is_given_up_and_nothing_lands_behind_the_hole(
@@ -281,7 +366,7 @@ async def test_on_a_file_a_writer_is_as_fast_as_commits_can_be_joined(tmp_path):
                 await writer.send(number)
             await writer.flush()
             assert streams.store.statistics()["transactions"] - before < 100
-        assert await ending(streams) == ([b"%d" % number for number in range(2000)], "completed")
+        assert await ending_of(streams) == ([b"%d" % number for number in range(2000)], "completed")
 
 
 async def test_a_stream_whose_writer_gave_up_is_ended_when_the_store_is_back(monkeypatch, streams, slow):
@@ -292,4 +377,4 @@ async def test_a_stream_whose_writer_gave_up_is_ended_when_the_store_is_back(mon
             await writer.flush()
             slow.failures = ["before"]
             await writer.send("lost")
-    assert await ending(streams) == ([b'"before"'], "failed")
+    assert await ending_of(streams) == ([b'"before"'], "failed")

@@ -30,7 +30,7 @@ LONGEST_NAME: Final = 1024
 """Characters. Names are paths of URLs, and proxies cut those at 8 KB; a multi-byte character takes up to 12 there."""
 
 MARK_BITS: Final = 31
-"""Of a version, the lower ones: who made it. The upper ones count, up to 4 billion changes of one stream."""
+"""Of a version, the lower ones: drawn for each head. The upper ones count, up to 4 billion changes of one stream."""
 
 MOST_CONFLICTS: Final = 100
 """Decisions tried on one request before giving up: each failure means that somebody else succeeded."""
@@ -58,7 +58,6 @@ class Commits:
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, clock: Callable[[], int]) -> None:
         self.store, self.hub, self.limits, self.clock = store, hub, limits, clock
-        self._mark = secrets.randbits(MARK_BITS)
 
     def __repr__(self) -> str:
         return f"<Commits to {self.store!r}>"
@@ -119,13 +118,14 @@ class Commits:
         return future, decision
 
     def _marked(self, before: Head | Absent, head: Head) -> Head:
-        """`head` with a version that nobody else gives to a head of theirs.
+        """`head` with a version that no other head has.
 
-        A commit may be on its way that was decided on a head of ours which then failed. It must not match the head
-        that another process put in its place, although that, too, is the next one after `before`.
+        A commit may be on its way that was decided on a head which then failed. It must not match the head that took
+        its place, another process's or our own: that, too, is the next one after `before`. Nor may a head whose commit
+        seemed to fail, and lands late, be taken for the one that was made instead.
         """
         count = (before.version >> MARK_BITS) + 1
-        return msgspec.structs.replace(head, version=count << MARK_BITS | self._mark)
+        return msgspec.structs.replace(head, version=count << MARK_BITS | secrets.randbits(MARK_BITS))
 
     async def _load(self, tail: Tail) -> Head | Absent:
         wakes = tail.wakes

@@ -160,7 +160,7 @@ def _append(head: Head, request: Append, now: int) -> Decision:
         outcome=request.outcome if request.close else None,
         owner=None if request.close else head.owner,
         appended=now,
-        touched=now,
+        touched=max(now, head.touched),  # a clock that is set back must not end the stream early
     )
     return Decision(changed, messages, "appended")
 

@@ -66,7 +66,6 @@ class Delivery:
         self.streams = streams
         self.policy = policy
         self.rounds = Rounds()
-        streams.on_drain.append(self.rounds.again)
         self.readers = 0
         self.served = 0
         self.dropped = 0
@@ -91,9 +90,8 @@ class Delivery:
         cursor.max_bytes = self.policy.chunk_bytes
         reader = _Reader(self, cursor, format_, send)
         listening = asyncio.create_task(_listen(receive, reader), name="headwater-reader-listens")
-        self.readers += 1
         self.served += 1
-        self.rounds.add(reader)
+        self._joined(reader)
         try:
             fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers]
             raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
@@ -110,11 +108,22 @@ class Delivery:
         except OSError:
             pass  # ASGI 2.4: the client has left while we were sending
         finally:
-            self.rounds.discard(reader)
-            self.readers -= 1
+            self._left(reader)
             cursor.close()
             listening.cancel()
             await asyncio.wait([listening])
+
+    def _joined(self, reader: _Reader) -> None:
+        self.rounds.add(reader)
+        self.readers += 1
+        if self.readers == 1:
+            self.streams.on_drain.append(self.rounds.again)
+
+    def _left(self, reader: _Reader) -> None:
+        self.rounds.discard(reader)
+        self.readers -= 1
+        if not self.readers:  # the streams may outlive this Delivery: `follow` makes one for a single response
+            self.streams.on_drain.remove(self.rounds.again)
 
     def _cut(self, scope: Scope, *, at_once: bool = False) -> None:
         connection = (scope.get("extensions") or {}).get(CONNECTION)
@@ -227,7 +236,9 @@ class _Reader:
         """When somebody should look after this reader next, on the loop's clock."""
         if self._writing:
             patience = self._policy.write_seconds
-            return self._last_write + (min(patience, LAST_WRITE_SECONDS) if self._streams.draining else patience)
+            given_up = self._last_write + (min(patience, LAST_WRITE_SECONDS) if self._streams.draining else patience)
+            # Looked at before that, too: when the write is taken, a silence begins.
+            return min(given_up, self._clock() + self._policy.heartbeat_seconds)
         head = self._cursor.tail.head
         end = head.expiry() if isinstance(head, Head) else None
         left = math.inf if end is None else (end - self._streams.clock()) / 1000

@@ -26,6 +26,9 @@ T = TypeVar("T")
 RING_BYTES: Final = 256 * 1024
 """Kept of a hot stream: a reader this far behind still costs no read of the store. 5,000 tokens take about 400 KB."""
 
+IDLE_RING_BYTES: Final = 32 * 1024
+"""Kept of a stream that nobody reads here, for who comes back in a moment; with IDLE_TAILS of them 40 MB at most."""
+
 MESSAGE_OVERHEAD: Final = 200
 """Counted per message beside its data: what the objects take, so that tiny messages are bounded too."""
 
@@ -130,12 +133,19 @@ class Tail:
             cost += len(message.data) + MESSAGE_OVERHEAD
             self._sums.append(cost)
         self._messages.extend(messages)
-        if cost - self._sums[0] > RING_BYTES * 5 // 4:
-            self._trim()
+        self._trim()
+
+    def rest(self) -> None:
+        """The last reader has gone: keep less."""
+        self._memo.clear()
+        self._trim()
 
     def _trim(self) -> None:
+        most = RING_BYTES if self.readers else min(RING_BYTES, IDLE_RING_BYTES)
         # A quarter at a time: dropping the front of a list costs as much as is left of it.
-        drop = min(bisect_right(self._sums, self._sums[-1] - RING_BYTES), len(self._messages) - 1)
+        if self._sums[-1] - self._sums[0] <= most * 5 // 4:
+            return
+        drop = min(bisect_right(self._sums, self._sums[-1] - most), len(self._messages) - 1)
         self._base += drop
         del self._messages[:drop]
         del self._sums[:drop]
@@ -242,7 +252,14 @@ class Hub:
         tail.readers -= 1
         if not tail.readers:
             self._watch(tail.name, False)
+            tail.rest()
             self._rest(tail)
+
+    def drop_idle(self) -> None:
+        """Keep no tail without a reader: its lock belongs to this event loop, and the next may be another."""
+        for name in self._idle:
+            del self._tails[name]
+        self._idle.clear()
 
     def _rest(self, tail: Tail) -> None:
         self._idle[tail.name] = None

@@ -64,7 +64,7 @@ class Leases:
         self._finishers: dict[str, Finisher] = {"": self._close}
         self._abandoned: dict[str, HeadwaterError] = {}
         self._look = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._holding = False
 
     def __repr__(self) -> str:
@@ -81,16 +81,21 @@ class Leases:
 
     async def open(self) -> None:
         """Begin to look after orphans."""
-        self._keeper = asyncio.create_task(self._keep(), name="headwater-leases")
+        self._look = asyncio.Event()  # of this loop, which may be another than the last time
+        # Two tasks: however many streams have to be ended, our own lease must not lapse meanwhile.
+        self._tasks = [
+            asyncio.create_task(self._keep_renewing(), name="headwater-lease"),
+            asyncio.create_task(self._keep_finishing(), name="headwater-orphans"),
+        ]
 
     async def aclose(self) -> None:
-        if self._keeper is None:
-            return
-        self._keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._keeper
-        self._keeper = None
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
         if self._holding:
+            self._holding = False
             with suppress(HeadwaterError):
                 await self._commits.delete(PREFIX + self.owner)
 
@@ -105,9 +110,10 @@ class Leases:
         """End the streams of owners that are gone; how many there were."""
         dead: dict[str, bool] = {}
         finished = 0
+        before = set(self._abandoned)
         owned = await self._commits.store.owned()
-        for name in self._abandoned.keys() - {name for name, _ in owned}:
-            del self._abandoned[name]  # it has ended meanwhile
+        for name in before - {name for name, _ in owned}:
+            self._abandoned.pop(name, None)  # it has ended meanwhile
         for name, head in owned:
             owner = head.owner or ""
             if owner not in dead:
@@ -148,15 +154,16 @@ class Leases:
         except (IndexError, msgspec.DecodeError):
             return False  # not written by us: its TTL decides
 
-    async def _keep(self) -> None:
+    async def _keep_renewing(self) -> None:
         while True:
-            try:
-                if self._holding:
-                    await self._renew()
-                await self.finish_orphans()
-            except HeadwaterError as error:
-                _log.warning("could not look after leases: %s", error)
-            self._look.clear()
+            if self._holding:
+                await _tried(self._renew())
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _keep_finishing(self) -> None:
+        while True:
+            self._look.clear()  # before the look: what is abandoned during it is looked at once more
+            await _tried(self.finish_orphans())
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
                     await self._look.wait()
@@ -172,6 +179,16 @@ class Leases:
         place = Item(msgspec.json.encode(await asyncio.to_thread(Place.here)))
         config = Config("application/json", TTL_SECONDS)
         await self._commits.carry_out(PREFIX + self.owner, Create(config, [place]))
+
+
+async def _tried(looking: Awaitable[object]) -> None:
+    """Whatever goes wrong, there is a next time: a lease that is no longer renewed would end all our streams."""
+    try:
+        await looking
+    except HeadwaterError as error:
+        _log.warning("could not look after leases: %s", error)
+    except Exception:  # noqa: BLE001 -- see above
+        _log.exception("could not look after leases")
 
 
 def _host() -> str:

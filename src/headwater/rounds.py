@@ -26,7 +26,7 @@ class Looked(Protocol):
 
 
 class Rounds:
-    """Belongs to the event loop of its first `add`."""
+    """Belongs to one event loop for as long as there is anybody to look after."""
 
     def __init__(self) -> None:
         self._buckets: dict[int, set[Looked]] = {}
@@ -45,12 +45,15 @@ class Rounds:
         second = self._bucket_of.pop(one, None)
         if second is not None:
             self._buckets[second].discard(one)
+        if not self._bucket_of and self._timer is not None:
+            self._timer.cancel()  # not only idle: the next one may come on another loop
+            self._timer = None
 
     def again(self) -> None:
         """When everybody is due may have changed."""
         for one in list(self._bucket_of):
             self.discard(one)
-            self._put(one, one.due())
+            self.add(one)
 
     def _put(self, one: Looked, due: float) -> None:
         second = math.ceil(due / ROUND_SECONDS)

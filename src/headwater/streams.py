@@ -19,6 +19,7 @@ does not know, and with a `stamp` it may simply repeat it. Reading and following
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from types import TracebackType
@@ -34,8 +35,10 @@ from headwater.model import Config, Head, Offset, Page
 from headwater.positions import resolve
 from headwater.store import Store
 from headwater.stores import store_from_url
-from headwater.wire.values import to_bytes, to_json
+from headwater.wire.values import to_bytes
 from headwater.writer import Writer
+
+_log = logging.getLogger("headwater.streams")
 
 SWEEP_MARGIN_MS: Final = 1000
 """Swept only so long after the end: a read just before it may still be on its way to the store."""
@@ -70,8 +73,9 @@ class Streams:
         return self._sweeper is not None
 
     async def open(self) -> None:
-        """Open the store. Raises StoreFileUnusable or StoreUnavailable, saying what to do."""
+        """Open the store, maybe once more. Raises StoreFileUnusable or StoreUnavailable, saying what to do."""
         await self.store.open()
+        self.draining = False
         self.store.on_wake = self._woken
         self._sweeper = asyncio.create_task(self._sweep(), name="headwater-sweeper")
         await self.leases.open()
@@ -82,12 +86,14 @@ class Streams:
             return
         sweeper, self._sweeper = self._sweeper, None
         sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeper
-        await self.leases.aclose()
-        await self.store.aclose()
+        try:
+            await asyncio.wait([sweeper])
+            await self.leases.aclose()
+        finally:  # also where the wait is cancelled: there is no second time
+            await self.store.aclose()
         for tail in self.hub:
             tail.forget()
+        self.hub.drop_idle()
 
     def drain(self) -> None:
         """Have every reader told that the server goes away; nothing is lost, they resume elsewhere or later."""
@@ -124,7 +130,7 @@ class Streams:
         """
         if ttl is not None and expires_at is not None:
             raise BadRequest("give a TTL or an absolute expiry, not both")
-        items = [self._item(value, None, content_type) for value in values]
+        items = [self._item(value, None) for value in values]
         request = Create(Config(content_type, ttl, expires_at), items, closed, labels=labels or {})
         return (await self.carry_out(name, request)).what == "created"
 
@@ -170,9 +176,8 @@ class Streams:
         """`async with` it: makes the stream, takes `send`s, ends the stream by how the block ends. See `Writer`."""
         return Writer(self._commits, self.leases, name, content_type=content_type, ttl=ttl, labels=labels)
 
-    def _item(self, value: Any, key: str | None, content_type: str = "") -> Item:
-        as_json = content_type == "application/json" and not isinstance(value, bytes | str)
-        item = Item(to_json(value) if as_json else to_bytes(value), key)
+    def _item(self, value: Any, key: str | None) -> Item:
+        item = Item(to_bytes(value), key)
         if len(item.data) > self.limits.message_bytes:
             raise TooLarge(f"a message may have {self.limits.message_bytes:,} bytes")
         return item
@@ -248,9 +253,13 @@ class Streams:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self.limits.sweep_seconds)
-            with suppress(HeadwaterError):  # the space is freed the next time
+            try:
                 while await self._sweep_some():
                     pass
+            except HeadwaterError as error:
+                _log.warning("could not sweep: %s", error)  # the space is freed the next time
+            except Exception:  # noqa: BLE001 -- one failure must not keep all space for ever
+                _log.exception("could not sweep")
 
     async def _sweep_some(self) -> bool:
         """Delete some streams whose life is over; whether there may be more."""

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 from headwater.commits import Commits, checked_name
 from headwater.decide import Append, Create, Item, Stamp
-from headwater.errors import HeadwaterError, StreamClosed, StreamNotFound, TooLarge
+from headwater.errors import HeadwaterError, Interrupted, StreamClosed, StreamNotFound, TooLarge
 from headwater.leases import Leases
 from headwater.model import Config, Offset
 from headwater.wire.values import to_bytes, to_json
@@ -58,7 +58,7 @@ class Writer:
         self._room.set()
         self._flushing: asyncio.Task[None] | None = None
         self._error: HeadwaterError | None = None
-        self._ended = False
+        self._ending: asyncio.Task[None] | None = None
         self.offset: Offset | None = None
         """Where the stream ends, as far as it is committed."""
 
@@ -80,15 +80,11 @@ class Writer:
         In a JSON stream every value becomes JSON (a str too); elsewhere bytes and str stay as they are. Raises what a
         commit before it raised: StreamClosed, when somebody else ended the stream, is the usual one.
         """
-        if self._ended:
-            raise StreamClosed("this writer has ended its stream")
-        if self._error is not None:
-            raise self._error
+        self._check_open()
         item = self._item(value, key)
         while not self._room.is_set():
             await self._room.wait()
-            if self._error is not None:  # what was sent before is lost: this must not land behind the hole
-                raise self._error
+            self._check_open()
         self._waiting.append(item)
         self._size += len(item.data)
         if self._size > MOST_WAITING:
@@ -106,29 +102,23 @@ class Writer:
     async def aclose(self, outcome: str = "completed", *last: Any) -> None:
         """Commit what waits and `last`, and end the stream, all or nothing with the last commit.
 
-        Ending twice is fine: the first time counts. Where it cannot be done, the stream is ended as failed as soon as
-        the store takes it, and what went wrong is raised.
+        Ending twice is fine: the first time counts. Cancelling the wait leaves the ending to go on. Where it cannot be
+        done, the stream is ended as failed as soon as the store takes it, and what went wrong is raised.
         """
-        if self._ended:
-            return
-        try:
-            await self._end(outcome, last)
-        except (StreamClosed, StreamNotFound):
-            raise  # by somebody else
-        except HeadwaterError as error:
-            self._leases.abandon(self.name, error)
-            raise
-        self._ended = True
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(outcome, last), name=f"headwater-ending {self.name}")
+        await asyncio.shield(self._ending)
 
     async def _end(self, outcome: str, last: Sequence[Any]) -> None:
-        if self._error is None:
-            self._waiting.extend(self._item(value, None) for value in last)
-        while self._flushing is not None:
-            await asyncio.shield(self._flushing)
-        if self._error is not None:
-            raise self._error
-        items, self._waiting = self._waiting, []
-        await self._append(items, close=True, outcome=outcome)
+        try:
+            items = [self._item(value, None) for value in last]
+            await self.flush()
+            await self._append(items, close=True, outcome=outcome)
+        except (StreamClosed, StreamNotFound):
+            raise  # by somebody else
+        except BaseException as error:
+            self._leases.abandon(self.name, _told(error))
+            raise
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -140,13 +130,17 @@ class Writer:
         outcome = "completed"
         if kind is not None:
             outcome = "cancelled" if issubclass(kind, asyncio.CancelledError) else "failed"
-        # In a task of its own: a block that is cancelled twice must still end its stream.
-        ending = asyncio.ensure_future(self.aclose(outcome))
         try:
-            await asyncio.shield(ending)
+            await self.aclose(outcome)
         except HeadwaterError:
             if error is None:
                 raise
+
+    def _check_open(self) -> None:
+        if self._ending is not None:
+            raise StreamClosed("this writer has ended its stream")
+        if self._error is not None:
+            raise self._error
 
     def _item(self, value: Any, key: str | None) -> Item:
         data = to_json(value) if self.content_type == "application/json" and not isinstance(value, bytes) else None
@@ -165,10 +159,13 @@ class Writer:
                 items, self._waiting, self._size = self._waiting, [], 0
                 self._room.set()
                 await self._append(items)
-        except HeadwaterError as error:
-            self._error = error
+        except BaseException as error:
+            # What was on its way may be lost, by a cancelled task too: nothing more must land behind the hole.
+            self._error = _told(error)
             self._waiting = []
             self._room.set()
+            if not isinstance(error, HeadwaterError):
+                raise
         finally:
             self._flushing = None
 
@@ -187,3 +184,8 @@ class Writer:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
+
+
+def _told(error: BaseException) -> HeadwaterError:
+    """What readers may be told of `error`."""
+    return error if isinstance(error, HeadwaterError) else Interrupted()

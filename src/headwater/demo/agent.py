@@ -12,20 +12,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from agents import (
-    Agent,
-    Model,
-    ModelSettings,
-    OpenAIChatCompletionsModel,
-    OpenAIResponsesModel,
-    function_tool,
-    set_tracing_disabled,
-)
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from headwater.errors import MissingExtra
 
-from headwater.demo.local_model import (
-    LocalModel,
-)
+try:
+    from agents import (
+        Agent,
+        Model,
+        ModelSettings,
+        OpenAIChatCompletionsModel,
+        OpenAIResponsesModel,
+        function_tool,
+        set_tracing_disabled,
+    )
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+except ImportError as error:
+    raise MissingExtra("demo", "openai-agents") from error
+
+from headwater.demo.local_model import LocalModel
 from headwater.demo.tool_calling import INSTRUCTIONS, LOCAL_SETTINGS, ToolCallingModel
 from headwater.sources import progress
 

@@ -5,7 +5,6 @@ Knows how to serve and what the page is made of. What the page does, it does thr
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -13,7 +12,6 @@ from pathlib import PurePath
 from typing import Final
 
 import msgspec
-import uvloop
 from starlette.responses import Response
 
 from headwater import __version__
@@ -21,7 +19,7 @@ from headwater.demo.agent import demo_agent, describe
 from headwater.http.app import Page
 from headwater.http.exchange import Exchange
 from headwater.server import ServeConfig, serve
-from headwater.server.serve import allow_many_connections
+from headwater.server.serve import run_alone
 
 AGENT: Final = "assistant"
 
@@ -42,9 +40,7 @@ def run(config: ServeConfig, ready: Callable[[str], None]) -> int:
 
     Raises what `serve` raises, and MissingExtra or LocalModelFailed, each saying what to do.
     """
-    allow_many_connections()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config, ready))
+    run_alone(_run(config, ready))
     return 0
 
 

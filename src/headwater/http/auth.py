@@ -9,6 +9,8 @@ loopback only. With one (`--auth keys.toml`) each request carries `Authorization
     actions = ["read"]                  # create append close read delete list start cancel; left out: all
     streams = ["chat/*", "runs/*"]      # shell patterns of stream names; left out: all
 
+To start an agent takes `start` for `runs/<its name>`, to list takes `list` for the prefix that is asked for.
+
 Knows the errors. No secret ever gets into a message or a repr.
 """
 
@@ -20,7 +22,7 @@ import tomllib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from headwater.errors import BadRequest, Forbidden, Unauthorized
 
@@ -39,6 +41,9 @@ class Principal(NamedTuple):
 class Auth(abc.ABC):
     """The seam: from a request to a principal, and from a principal to yes or no."""
 
+    open_to_all: ClassVar[bool] = False
+    """Everybody may read everything, so that shared caches may keep what is read."""
+
     @abc.abstractmethod
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
         """Who sends these headers (lower-case names). Raises Unauthorized."""
@@ -54,6 +59,8 @@ class Auth(abc.ABC):
 
 class OpenDoor(Auth):
     """No keys: everybody is the same principal and may do everything."""
+
+    open_to_all = True
 
     def __repr__(self) -> str:
         return "<OpenDoor>"
@@ -76,7 +83,7 @@ class Keys(Auth):
     def from_file(cls, path: str) -> Keys:
         """Read a key file. Raises BadRequest that says what is wrong in it."""
         try:
-            entries = tomllib.loads(Path(path).read_text()).get("key", [])
+            entries = tomllib.loads(Path(path).read_text("utf-8")).get("key", [])
         except OSError as error:
             raise BadRequest(f"the key file {path} cannot be read") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

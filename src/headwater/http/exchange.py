@@ -27,7 +27,7 @@ class Exchange:
         self.scope, self.receive, self.send = scope, receive, send
         self.method: str = scope["method"]
         self.headers = Headers(scope=scope)
-        self._auth = auth
+        self.auth = auth
         self._principal: Principal | None = None
         self._query: dict[str, list[str]] | None = None
 
@@ -38,7 +38,7 @@ class Exchange:
     def path(self) -> str:
         """The path within this application, wherever it is mounted; `%2F` counts as the slash it stands for."""
         path: str = self.scope["path"]
-        return path.removeprefix(self.prefix) if path.startswith(self.prefix) else path
+        return path.removeprefix(self.prefix)
 
     @property
     def prefix(self) -> str:
@@ -49,15 +49,15 @@ class Exchange:
     def principal(self) -> Principal:
         """Who asks. Raises Unauthorized."""
         if self._principal is None:
-            self._principal = self._auth.authenticate(self.headers)
+            self._principal = self.auth.authenticate(self.headers)
         return self._principal
 
     def authorize(self, action: Action, stream: str) -> None:
         """The seam that every action passes. Raises Unauthorized or Forbidden."""
-        self._auth.authorize(self.principal, action, stream)
+        self.auth.authorize(self.principal, action, stream)
 
     def allows(self, action: Action, stream: str) -> bool:
-        return self._auth.allows(self.principal, action, stream)
+        return self.auth.allows(self.principal, action, stream)
 
     def query(self, name: str) -> str | None:
         """A query parameter, None where it is absent. Raises BadRequest where it stands twice."""
@@ -93,8 +93,8 @@ class Exchange:
         """The body as a JSON object. Raises BadRequest."""
         try:
             value = msgspec.json.decode(await self.body(most))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest("the body is not valid JSON") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest("the body is not valid JSON, or nested too deeply") from error
         if not isinstance(value, dict):
             raise BadRequest("the body is a JSON object")
         return value

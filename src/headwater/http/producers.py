@@ -50,6 +50,7 @@ class Producers:
         self.delivery = Delivery(streams)
         self._starting: set[asyncio.Future[None]] = set()
         self._running: dict[asyncio.Task[None], Production] = {}
+        self._given_up: set[asyncio.Task[None]] = set()
         streams.leases.finisher(KIND, self._finish_orphan)
 
     def __repr__(self) -> str:
@@ -73,13 +74,16 @@ class Producers:
         task.add_done_callback(self._running.pop)
 
     async def interrupt(self) -> None:
-        """End all of them, because the process ends; their streams say so when this returns."""
+        """End all of them, because the process ends; their streams say so when this returns, but for those that do not
+        stop, which are waited for once."""
         if self._starting:
             await asyncio.wait(self._starting, timeout=STOP_SECONDS)
         for task, production in self._running.items():
             production.interrupt(task)
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=STOP_SECONDS)
+        stopping = self._running.keys() - self._given_up
+        if stopping:
+            _, stuck = await asyncio.wait(stopping, timeout=STOP_SECONDS)
+            self._given_up |= stuck
 
     async def _finish_orphan(self, name: str, head: Head, why: HeadwaterError) -> None:
         last = [Item(message) for message in _error(head.config.content_type, why)]

@@ -57,6 +57,7 @@ class RunResource:
         return _json(record, 202 if record.status == "running" else 200)
 
     async def _start(self, exchange: Exchange) -> Response:
+        principal = exchange.principal.name  # before a body is taken in
         asked = await exchange.json(self._runs.streams.limits.message_bytes)
         agent, thread = asked.get("agent"), asked.get("thread_id")
         if not isinstance(agent, str):
@@ -69,9 +70,7 @@ class RunResource:
         if key is not None and not 1 <= len(key) <= KEY_CHARACTERS:
             raise BadRequest(f"Idempotency-Key has 1 to {KEY_CHARACTERS} characters")
         exchange.authorize("start", f"runs/{agent}")
-        run = await self._runs.start(
-            agent, asked["input"], thread_id=thread, idempotency_key=key, principal=exchange.principal.name
-        )
+        run = await self._runs.start(agent, asked["input"], thread_id=thread, idempotency_key=key, principal=principal)
         status = 201 if run.started else 200
         headers = {"location": _address(exchange, run), "x-run-id": run.id}
         if accepted(exchange.headers.get("accept", "")) is not None:

@@ -30,7 +30,8 @@ from headwater.errors import (
 )
 from headwater.formats import accepted, by_name
 from headwater.formats.durable import DurableEvents, body
-from headwater.formats.format import is_json, is_text
+from headwater.formats.format import Format, is_json, is_text
+from headwater.http.auth import Action
 from headwater.http.exchange import Exchange
 from headwater.model import Config, Head, Page
 from headwater.positions import NOW
@@ -178,8 +179,9 @@ class StreamResource:
         else:
             name_hash = hashlib.sha256(name.encode()).hexdigest()[:16]
             tag = durable.etag(name_hash, page.start, page.next, closed=page.closed)
-            shared = "private" if "authorization" in exchange.headers else "public"
-            headers |= {"etag": tag, "cache-control": f"{shared}, {CACHEABLE}"}
+            public = exchange.auth.open_to_all and "authorization" not in exchange.headers
+            headers |= {"etag": tag, "cache-control": f"{'public' if public else 'private'}, {CACHEABLE}"}
+            headers["vary"] = "origin, accept"  # with another Accept the same address is followed live
             if _matches(exchange.headers.get("if-none-match"), tag):
                 return Response(status_code=304, headers=headers)
         return Response(body(head.config.content_type, page.messages), 200, headers)
@@ -246,12 +248,12 @@ class StreamResource:
         return None
 
     async def _deliver(
-        self, exchange: Exchange, cursor: Cursor, format_: DurableEvents | object, headers: list[tuple[str, str]]
+        self, exchange: Exchange, cursor: Cursor, format_: Format, headers: list[tuple[str, str]]
     ) -> None:
         if self._streams.draining:
             cursor.close()
             raise Draining("the server is going away; connect again")
-        await self._delivery.respond(exchange.scope, exchange.receive, exchange.send, cursor, format_, headers)  # type: ignore[arg-type]
+        await self._delivery.respond(exchange.scope, exchange.receive, exchange.send, cursor, format_, headers)
 
     def _cursor(self, exchange: Exchange) -> str:
         # Not for secrecy: it only keeps clients that share a cache from asking in step (10).
@@ -300,8 +302,8 @@ def _is_new(decision: Decision) -> bool:
     return decision.what == "appended"
 
 
-def _may_write(exchange: Exchange, action: str, name: str) -> None:
-    exchange.authorize(action, name)  # type: ignore[arg-type]
+def _may_write(exchange: Exchange, action: Action, name: str) -> None:
+    exchange.authorize(action, name)
     if name.startswith(RESERVED):
         raise Forbidden("streams under this name are written by the server alone")
 
@@ -334,6 +336,8 @@ def _position(page: Page) -> dict[str, str]:
         headers["stream-up-to-date"] = "true"
     if page.closed:
         headers["stream-closed"] = "true"
+        if page.outcome is not None:
+            headers["stream-outcome"] = page.outcome
     return headers
 
 

@@ -232,7 +232,11 @@ class Runs:
         labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(given)}
         writer = self.streams.writer(stream_of(run_id), labels=labels)
         try:
-            if not await writer.open(*[encode(event) for event in started]):
+            first = [encode(event) for event in started]
+        except ValueError as error:
+            raise BadRequest("the input is nested too deeply") from error
+        try:
+            if not await writer.open(*first):
                 return False
         except StreamExists:
             return False  # the same request, retried at the same time, was quicker, and its run has ended already

@@ -117,6 +117,7 @@ class Supervisor:
     def __init__(self) -> None:
         self._runs: dict[str, Supervised] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Supervisor [{len(self._runs)} runs]>"
@@ -133,6 +134,7 @@ class Supervisor:
     def _done(self, run: Supervised, task: asyncio.Task[None]) -> None:
         del self._runs[run.run_id]
         self._tasks.discard(task)
+        self._given_up.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("run %s ended without its terminal event", run.run_id, exc_info=task.exception())
 
@@ -144,8 +146,12 @@ class Supervisor:
         return run is not None
 
     async def interrupt(self) -> None:
-        """End every run as interrupted, and wait until their streams say so."""
+        """End every run as interrupted, and wait until their streams say so; for one that does not stop only once."""
         for run in list(self._runs.values()):
             run.stop("interrupted")
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=STOP_SECONDS)
+        stopping = self._tasks - self._given_up
+        if stopping:
+            _, stuck = await asyncio.wait(stopping, timeout=STOP_SECONDS)
+            for task in stuck - self._given_up:
+                _log.warning("%s does not stop; the next process on this store ends its stream", task.get_name())
+            self._given_up |= stuck

@@ -10,14 +10,16 @@ import asyncio
 import ipaddress
 import logging
 import math
+import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from headwater.delivery import Delivery, Policy
 from headwater.errors import BadRequest, MissingExtra
@@ -58,7 +60,7 @@ class ServeConfig:
     cors_origins: Sequence[str] = (LOOPBACK,)
     grace: float = 10.0
     """Seconds from SIGTERM to the end, whatever readers do. Kubernetes kills after 30, systemd after 90, Docker after
-    10: a run of the last kind wants --grace 8."""
+    10: there, say --grace 8."""
     heartbeat: float = 15.0
     long_poll: float = 30.0
     log_level: str = "info"
@@ -87,13 +89,24 @@ def is_loopback(host: str) -> bool:
 
 def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> int:
     """Serve until told to stop; the exit status. `ready` is called with the URL when connections are accepted."""
-    allow_many_connections()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config, ready))
+    run_alone(serve(config, ready))
     return 0
 
 
-def allow_many_connections() -> None:
+def run_alone(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main`, which serves, as what this process is for: when it is done, the process may end here and now."""
+    _allow_many_connections()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+        # The store is closed. A tool that is busy in a thread, or a task that takes no cancellation, would keep the
+        # loop, and so the process, for as long as it likes.
+        last = threading.Timer(LAST_SECONDS, os._exit, [0])
+        last.daemon = True
+        last.start()
+    last.cancel()
+
+
+def _allow_many_connections() -> None:
     """Raise this process's limit of open files, often 1,024, to what the system lets it have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -46,8 +46,9 @@ _QUEUED: Final = 1024
 """Events between pump and sink: a few seconds of the fastest model, about 1 MB at most."""
 _PROGRESS_QUEUED: Final = 256
 """Progress reports on their way; a tool that tells more at once has the rest dropped."""
-_STOP_SECONDS: Final = 5.0
-"""How long a cancelled run may take to wind up, since a tool may shield itself, before it is left behind."""
+_STOP_SECONDS: Final = 4.0
+"""How long a cancelled run may take to wind up, since a tool may shield itself, before it is left behind. Less than the
+supervisor waits, so that its stream is ended in time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,13 +105,14 @@ class MemoryStore(Store):
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
         self._check_open()
-        names = self._names[bisect_left(self._names, prefix) :]
-        names = names[: bisect_right(names, prefix, key=lambda name: name[: len(prefix)])]
+        first, last = bisect_left(self._names, prefix), bisect_left(self._names, prefix + "\U0010ffff")
         if newest:
-            names = names[: bisect_left(names, after)][::-1] if after is not None else names[::-1]
-        elif after is not None:
-            names = names[bisect_right(names, after) :]
-        return [(name, self._streams[name].seen()) for name in names[:limit]]
+            last = last if after is None else min(last, bisect_left(self._names, after))
+            names = self._names[max(first, last - limit) : last][::-1]
+        else:
+            first = first if after is None else max(first, bisect_right(self._names, after))
+            names = self._names[first : min(last, first + limit)]
+        return [(name, self._streams[name].seen()) for name in names]
 
     def touch(self, name: str, generation: int, now: int) -> None:
         stream = self._streams.get(name)

@@ -26,7 +26,7 @@ from headwater.errors import OffsetGone, StoreFileUnusable, StoreUnavailable, St
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
 from headwater.stores.sqlite_file import connect, translated
-from headwater.stores.sqlite_writer import GONE_KEPT, Commit, Delete, Touch, Writer
+from headwater.stores.sqlite_writer import GONE_KEPT, Commit, Delete, Touch, Writer, last_number
 
 WATCH_SECONDS: Final = 0.005
 """Between two looks for commits of other processes. A look costs a few microseconds; 20 ms is what we promise."""
@@ -86,13 +86,17 @@ class SqliteStore(Store):
             self._flush_touches()
         writer, self._writer = self._writer, None
         watcher, readers = self._watcher, self._readers
-        for stop in (watcher.stop, readers.shutdown, self._close_readers, writer.stop):
-            await asyncio.to_thread(stop)
+        watcher.stop()
+        # In a thread, like all that can touch the disk: the last connection to close writes the WAL back. In one piece:
+        # where the wait is cancelled, all of it happens none the less.
+        await asyncio.to_thread(self._stop, watcher, readers, writer)
 
-    def _close_readers(self) -> None:
-        # In a thread, like all that can touch the disk: the last connection to close writes the WAL back.
+    def _stop(self, watcher: _Watcher, readers: ThreadPoolExecutor, writer: Writer) -> None:
+        watcher.join()
+        readers.shutdown()
         while self._connections:
             self._connections.pop().close()
+        writer.stop()
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class SqliteStore(Store):
         return self._submit(Delete(name, expected))
 
     def touch(self, name: str, generation: int, now: int) -> None:
-        self._touches[name, generation] = now
+        self._touches[name, generation] = max(now, self._touches.get((name, generation), now))
         if self._touching is None or self._touching.done():
             self._flush_touches()
 
@@ -205,6 +209,8 @@ class _Watcher:
     def stop(self) -> None:
         self._stopped.set()
         self._wanted.set()
+
+    def join(self) -> None:
         self._thread.join()
 
     def watch(self, name: str, *, watched: bool) -> None:
@@ -213,12 +219,12 @@ class _Watcher:
             self._wanted.set()
         else:
             self.watched.pop(name, None)
-            if not self.watched:
+            if not self.watched and not self._stopped.is_set():  # both on the loop: the thread always sees a stop
                 self._wanted.clear()
 
     def _run(self) -> None:
         connection = None
-        version, seen = -1, 0
+        version, seen = -1, -GONE_KEPT
         while not self._stopped.wait(WATCH_SECONDS):
             self._wanted.wait()
             try:
@@ -235,18 +241,16 @@ class _Watcher:
 
     def _look(self, connection: sqlite3.Connection, seen: int) -> int:
         """Report what was committed after the commit numbered `seen`; the number of the last one."""
-        rows = connection.execute(
-            "SELECT changed, name, generation, version FROM stream WHERE changed > ?1"
-            " UNION ALL SELECT changed, name, 0, 0 FROM gone WHERE changed > ?1 ORDER BY 1",
-            (seen,),
-        ).fetchall()
-        if not rows:
-            return seen
-        latest: int = rows[-1][0]
-        if seen and latest - seen > GONE_KEPT:  # deletions may have been forgotten meanwhile: ask everybody to look
+        latest = last_number(connection)
+        if latest - seen > GONE_KEPT:  # the first time, or deletions may have been forgotten: ask everybody to look
             changes = [(name, 0, 0) for name in list(self.watched)]
         else:
-            changes = [(name, generation, version) for _, name, generation, version in rows if name in self.watched]
+            rows = connection.execute(
+                "SELECT name, generation, version FROM stream WHERE changed > ?1 AND changed <= ?2"
+                " UNION ALL SELECT name, 0, 0 FROM gone WHERE changed > ?1 AND changed <= ?2",
+                (seen, latest),
+            )
+            changes = [change for change in rows if change[0] in self.watched]
         if changes and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._report, changes)
         return latest
@@ -289,11 +293,17 @@ def _page(connection: sqlite3.Connection, name: str, start: Offset, max_bytes: i
 def _list(
     connection: sqlite3.Connection, prefix: str, after: str | None, limit: int, newest: bool
 ) -> Sequence[tuple[str, Head]]:
-    order, beyond = ("DESC", "<") if newest else ("ASC", ">")
+    # Two plain bounds, so that each page costs its own rows only: what starts with `prefix` lies between it and itself
+    # followed by the last code point, and what comes right after `after` is itself followed by the first.
+    low, high = prefix, prefix + "\U0010ffff"
+    if after is not None and newest:
+        high = min(high, after)
+    elif after is not None:
+        low = max(low, after + "\0")
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM stream WHERE name >= ?1 AND (?2 IS NULL OR name {beyond} ?2)"  # noqa: S608
-        f" AND substr(name, 1, length(?1)) = ?1 AND name < ?4 ORDER BY name {order} LIMIT ?3",
-        (prefix, after, limit, prefix + "\U0010ffff"),
+        f"SELECT {_COLUMNS} FROM stream WHERE name >= ? AND name < ?"  # noqa: S608
+        f" ORDER BY name {'DESC' if newest else 'ASC'} LIMIT ?",
+        (low, high, limit),
     )
     return [_head(row) for row in rows]
 

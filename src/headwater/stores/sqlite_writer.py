@@ -149,7 +149,7 @@ class Writer:
         held = (row[1], row[2]) if row else (self._generation(), 0)
         if held != (job.expected.generation, job.expected.version):
             return VersionConflict("the stream has changed")
-        number = self._next_number()
+        number = last_number(self._connection) + 1
         if isinstance(job, Delete):
             self._delete(job, row[0], number)
         else:
@@ -205,12 +205,6 @@ class Writer:
         (value,) = self._connection.execute("SELECT value FROM fact WHERE name = 'generation'").fetchone()
         return int(value)
 
-    def _next_number(self) -> int:
-        (streams, gone) = self._connection.execute(
-            "SELECT (SELECT max(changed) FROM stream), (SELECT max(changed) FROM gone)"
-        ).fetchone()
-        return max(streams or 0, gone or 0) + 1
-
     def _remove_garbage(self) -> None:
         try:
             self._in_transaction(self._remove_slice)
@@ -230,6 +224,14 @@ class Writer:
         if removed == 0:
             self._connection.execute("DELETE FROM garbage WHERE stream = ?", row)
         return []
+
+
+def last_number(connection: sqlite3.Connection) -> int:
+    """Of the commits and deletions of the whole file; 0 before the first."""
+    streams, gone = connection.execute(
+        "SELECT (SELECT max(changed) FROM stream), (SELECT max(changed) FROM gone)"
+    ).fetchone()
+    return max(streams or 0, gone or 0)
 
 
 def _resolve(futures: list[Future], results: list[HeadwaterError | None]) -> None:

@@ -272,6 +272,7 @@ async def touches_only_move_forward(store: Store) -> None:
     stream = Writing(store, "a")
     await stream.create(ttl=10)
     generation = stream.head.generation
+    store.touch("a", generation, NOW + 1_000)
     store.touch("a", generation, NOW + 8_000)
     store.touch("a", generation, NOW + 3_000)
     store.touch("a", generation + 1, NOW + 90_000)
