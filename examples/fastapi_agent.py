@@ -1,7 +1,7 @@
 """An agent whose answers survive reloads, cut connections and restarts.
 
 export OPENAI_API_KEY=…                       # or OPENAI_BASE_URL too, for another provider
-uvicorn examples.fastapi_agent:app
+uvicorn examples.fastapi_agent:app --http headwater.server:Protocol
 curl -N -X POST 'localhost:8000/ask?question=What+is+7+times+6'      # the answer's first header lines: x-run-id
 curl -N localhost:8000/runs/$RUN_ID -H "Last-Event-ID: $LAST_ID"     # the rest of it, after a cut
 curl -X POST localhost:8000/runs/$RUN_ID/cancel
@@ -29,7 +29,8 @@ app = FastAPI(lifespan=lifespan(streams, runs), exception_handlers={HeadwaterErr
 
 @app.post("/ask")
 async def ask(question: str, request: Request):
-    run = await runs.start(agent, question)  # owned by this process, not by this request
+    key = request.headers.get("idempotency-key")  # the same request again attaches, and starts nothing
+    run = await runs.start(agent, question, idempotency_key=key)  # owned by this process, not by this request
     return run.response(request)  # server-sent events, from the first one
 
 

@@ -146,7 +146,7 @@ async def test_who_begins_at_the_tail_of_durable_events_is_told_where_that_is():
 @virtual_time
 async def test_what_happened_at_once_is_written_at_once_but_in_bounded_chunks():
     async with Bench(Policy(chunk_bytes=1000)) as bench:
-        await bench.appended(*(["x" * 90] * 100))
+        await bench.appended(*([b"x" * 90] * 100))
         call = bench.read(Raw(JSON))
         await call.until(b"x")
         await bench.streams.close("s")
@@ -258,17 +258,17 @@ async def grown_beside(stalled: int) -> int:
     """Bytes allocated while 6 MB go through one stream that one reader reads and `stalled` others do not."""
     async with Bench(Policy(write_seconds=3600)) as bench:
         quick, *slow = [bench.read(Raw(JSON)) for _ in range(1 + stalled)]
-        await bench.appended("first")
+        await bench.appended(b"first")
         for call in slow:
             await call.until(b"first\n")
             call.stall()
-        data, sent = "x" * 20_000, ["first"]
+        data, sent = b"x" * 20_000, ["first"]
         tracemalloc.start()
         for n in range(300):
             await bench.appended(n, data)
             await quick.until(b"x\n")
             quick.forget()
-            sent += [str(n), data]
+            sent += [str(n), data.decode()]
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()

@@ -97,6 +97,10 @@ headwater.client
   Unreachable(message, **detail)
 headwater.server
   PortTaken(message, **detail)
+  Protocol(config, server_state, app_state, _loop=None)
+    connection_lost(self, exc)
+    connection_made(self, transport)
+    on_headers_complete(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         log_level='info', pages=…)

@@ -245,7 +245,7 @@ async def test_an_error_in_the_middle_is_an_event(caplog: pytest.LogCaptureFixtu
         assert SECRET not in response.text
 
 
-@pytest.mark.parametrize("options", [{"middleware": ()}, {"http": "headwater.server.connection:Protocol"}])
+@pytest.mark.parametrize("options", [{"middleware": ()}, {"http": "headwater.server:Protocol"}])
 async def test_plain_text_that_fails_is_cut_off(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """It cannot say that it failed. BaseHTTPMiddleware ends such a body cleanly, unless uvicorn has our Protocol."""
     world = World()

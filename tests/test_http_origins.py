@@ -81,7 +81,7 @@ def test_a_page_of_elsewhere_may_not_write(method, headers, refused):
 def test_a_name_that_is_not_ours_is_refused_for_it_may_be_rebound(host, refused, method):
     ours = Origins(hosts=["Mine.test"])
     if refused:
-        with pytest.raises(Forbidden, match="--host"):
+        with pytest.raises(Forbidden, match="--auth"):
             ours.check(method, {"host": host})
     else:
         ours.check(method, {"host": host})

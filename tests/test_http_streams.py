@@ -96,7 +96,7 @@ async def test_put_refuses_what_can_never_be():
         ("a%2Fb", "a/b"),
         ("a%3Fb", "a?b"),
         ("%C3%A9%20x", "é x"),
-        ("a/../b", "a/../b"),
+        ("a/.../b", "a/.../b"),
         ("a//b", "a//b"),
         ("50%25", "50%"),
     ],

@@ -94,7 +94,7 @@ async def test_a_stream_is_made_written_read_and_ended(streams):
     assert await streams.create("chat/42") is False
     assert await streams.append("chat/42", {"n": 2}, key="k") == Offset(0, 4)
     page = await streams.read("chat/42")
-    assert data(page) == [b'{"n":1}', b"text", b"\x00", b'{"n":2}']
+    assert data(page) == [b'{"n":1}', b'"text"', b"\x00", b'{"n":2}']
     assert (page.up_to_date, page.closed, page.messages[3].key) == (True, False, "k")
     assert await streams.close("chat/42", "failed") == Offset(0, 4)
     assert await streams.close("chat/42") == Offset(0, 4)
@@ -103,12 +103,18 @@ async def test_a_stream_is_made_written_read_and_ended(streams):
     head = await streams.head("chat/42")
     assert (head.config.content_type, head.labels, head.outcome) == ("application/json", {"a": "b"}, "failed")
     assert [name for name, _ in await streams.list()] == ["chat/42"]
+    await streams.create("words", content_type="text/plain")
+    await streams.append("words", "as it is")
+    await streams.create("json")
+    await streams.append("json", "a string", b'"bytes"')
+    assert data(await streams.read("words")) == [b"as it is"]
+    assert data(await streams.read("json")) == [b'"a string"', b'"bytes"']
     await streams.delete("chat/42")
     with pytest.raises(StreamNotFound):
         await streams.head("chat/42")
 
 
-@pytest.mark.parametrize("name", ["", "a\nb", "\x00", "a" * 1025, "\ud800", "a\u200b"])
+@pytest.mark.parametrize("name", ["", "..", "a/./b", "a\nb", "\x00", "a" * 1025, "\ud800", "a\u200b"])
 async def test_a_name_that_cannot_be_one_is_refused(streams, name):
     with pytest.raises(BadRequest):
         await streams.create(name)
@@ -118,7 +124,7 @@ async def test_a_name_that_cannot_be_one_is_refused(streams, name):
 
 
 async def test_a_name_may_be_long_and_of_any_script(streams):
-    for name in ("a" * 1024, "ü/日本 %_'\"", "../..", "\U0001f600" * 1024):
+    for name in ("a" * 1024, "ü/日本 %_'\"", "..a/.b./...", "\U0001f600" * 1024):
         await streams.create(name, b"x")
         assert data(await streams.read(name)) == [b"x"]
 

@@ -171,6 +171,8 @@ def checked_name(name: str) -> str:
     """`name`, if it can be a stream's. Raises BadRequest."""
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise BadRequest(f"a stream's name is 1 to {LONGEST_NAME} printable characters")
+    if not {".", ".."}.isdisjoint(name.split("/")):
+        raise BadRequest("no part of a stream's name is . or .., which clients take out of addresses")
     return name
 
 

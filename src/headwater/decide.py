@@ -123,14 +123,12 @@ def _create(before: Head | Absent, request: Create, now: int) -> Decision:
 
 def _agree(head: Head, request: Create) -> Decision:
     asked, has = request.config, head.config
-    same = (
-        media_type(asked.content_type) == media_type(has.content_type)
-        and asked.ttl == has.ttl
-        and asked.expires_at == has.expires_at
-        and request.closed == head.closed
-    )
-    if not same:
-        raise StreamExists("this stream exists with another content type, lifetime or closed state")
+    if media_type(asked.content_type) != media_type(has.content_type):
+        raise StreamExists(f"this stream exists, and holds {has.content_type}")
+    if (asked.ttl, asked.expires_at) != (has.ttl, has.expires_at):
+        raise StreamExists("this stream exists, with another TTL or expiry")
+    if request.closed != head.closed:
+        raise StreamExists(f"this stream exists, and is {'closed' if head.closed else 'open'}")
     return Decision(head, [], "exists")
 
 

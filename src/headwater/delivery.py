@@ -32,6 +32,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CONNECTION: Final = "headwater.connection"
 """ASGI extension offered by `headwater.server`: an object whose `cut(at_once=...)` ends the connection as it stands."""
 
+UNFINISHED: Final = frozenset({"failed", "cancelled"})
+"""Outcomes of a closed stream that must not look like the end of a whole one."""
+
 LAST_WRITE_SECONDS: Final = 1.0
 """A write that is not taken for so long while the server goes away: its reader is let go, the others have been told."""
 
@@ -175,7 +178,7 @@ class _Reader:
             begun = True
             if page is not None:
                 await self._write(self._rendered(page))
-                if page.closed and page.outcome == "failed" and not self._format.tells_failure:
+                if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
                 if page.closed:
                     await self._finish(self._format.ending(page))

@@ -12,6 +12,12 @@ store must keep of the guarantees:
 - G6  a submitted commit is carried out whether or not anybody waits for its future.
 - G7  `on_wake` may be called late, twice, or without need; a lost call costs delay, never data.
 
+Kept by the layers above, on that ground:
+
+- G8  closed is for ever, durable, and the last thing a reader sees; a stream whose maker died is closed as failed.
+- G9  memory is bounded whatever readers do: per reader a fixed window, per stream a ring, never a queue that grows.
+- G10 no byte of one stream, owner or tenant reaches another.
+
 `headwater.testing.check_store` is this contract as a test suite. Knows the model and the errors; no I/O.
 """
 

@@ -29,13 +29,14 @@ from headwater.commits import Commits, Limits, checked_name, now_ms
 from headwater.cursor import Cursor
 from headwater.decide import Append, Create, Decision, Item, Stamp
 from headwater.errors import BadRequest, HeadwaterError, TooLarge, VersionConflict
+from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
 from headwater.leases import Leases
 from headwater.model import Config, Head, Offset, Page
 from headwater.positions import resolve
 from headwater.store import Store
 from headwater.stores import store_from_url
-from headwater.wire.values import to_bytes
+from headwater.wire.values import to_bytes, to_json
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.streams")
@@ -130,7 +131,7 @@ class Streams:
         """
         if ttl is not None and expires_at is not None:
             raise BadRequest("give a TTL or an absolute expiry, not both")
-        items = [self._item(value, None) for value in values]
+        items = [self._item(value, None, as_json=is_json(content_type)) for value in values]
         request = Create(Config(content_type, ttl, expires_at), items, closed, labels=labels or {})
         return (await self.carry_out(name, request)).what == "created"
 
@@ -145,10 +146,14 @@ class Streams:
     ) -> Offset:
         """Add messages (all or none, G2) and say where the stream now ends; they are durable then, and readable (G3).
 
-        bytes and str are taken as they are, anything else becomes JSON. With a `stamp` a repeated append counts once
-        (G6). `close` ends the stream for ever in the same step. Raises StreamNotFound, StreamClosed, TooLarge, ….
+        bytes are taken as they are, and so is str unless the stream holds JSON; anything else becomes JSON. With a
+        `stamp` a repeated append counts once (G6). `close` ends the stream for ever in the same step. Raises
+        StreamNotFound, StreamClosed, TooLarge, ….
         """
-        items = [self._item(value, key) for value in values]
+        # A text is a JSON string where JSON is kept; only for that the stream has to be asked what it keeps.
+        texts = any(isinstance(value, str) for value in values)
+        as_json = texts and is_json((await self.head(name)).config.content_type)
+        items = [self._item(value, key, as_json=as_json) for value in values]
         decision = await self.carry_out(name, Append(items, None, stamp, None, close, outcome))
         return decision.head.offset
 
@@ -176,8 +181,8 @@ class Streams:
         """`async with` it: makes the stream, takes `send`s, ends the stream by how the block ends. See `Writer`."""
         return Writer(self._commits, self.leases, name, content_type=content_type, ttl=ttl, labels=labels)
 
-    def _item(self, value: Any, key: str | None) -> Item:
-        item = Item(to_bytes(value), key)
+    def _item(self, value: Any, key: str | None, *, as_json: bool) -> Item:
+        item = Item(to_json(value) if as_json and isinstance(value, str) else to_bytes(value), key)
         if len(item.data) > self.limits.message_bytes:
             raise TooLarge(f"a message may have {self.limits.message_bytes:,} bytes")
         return item

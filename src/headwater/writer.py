@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 from headwater.commits import Commits, checked_name
 from headwater.decide import Append, Create, Item, Stamp
-from headwater.errors import HeadwaterError, Interrupted, StreamClosed, StreamNotFound, TooLarge
+from headwater.errors import HeadwaterError, Interrupted, StreamClosed, StreamExists, StreamNotFound, TooLarge
 from headwater.leases import Leases
 from headwater.model import Config, Offset
 from headwater.wire.values import to_bytes, to_json
@@ -71,6 +71,8 @@ class Writer:
         items = [self._item(value, None) for value in first]
         create = Create(self._config, items, owner=owner, labels=self._labels)
         decision = await self._commits.carry_out(self.name, create)
+        if decision.what == "exists" and decision.head.owner not in (None, owner):
+            raise StreamExists("another process is writing this stream, or died doing so; choose another name")
         self.offset = decision.head.offset
         return decision.what == "created"
 

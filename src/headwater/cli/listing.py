@@ -48,7 +48,7 @@ async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stream", "type", "state"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)  # a name on one line can be copied, and found by grep
     for column in ("messages", "bytes", "last append"):
         table.add_column(column, justify="right", no_wrap=True)
     now = time.time() * 1000
@@ -59,7 +59,7 @@ async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
             stream.name, stream.content_type, state, *figures, _ago(now - (stream.appended or stream.created or now))
         )
     if table.row_count:
-        Console(highlight=False, markup=False).print(table)
+        Console(highlight=False, markup=False).print(table, crop=False, soft_wrap=True)
     else:
         typer.echo("no streams", err=True)
 

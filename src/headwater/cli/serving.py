@@ -113,4 +113,5 @@ def demo(
 def _log(level: LogLevel) -> None:
     logging.basicConfig(level=level.upper(), format=_LOG_FORMAT)
     if level != "debug":
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports every request of every agent
+        for name in ("httpx", "httpx2"):  # what openai's client is built on: reports every request of every agent
+            logging.getLogger(name).setLevel(logging.WARNING)

@@ -17,11 +17,14 @@ import msgspec
 import typer
 
 from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, address, existing
-from headwater.client import Client, Event, Unreachable
+from headwater.client import Client, Event, Retry, Unreachable
 from headwater.errors import HeadwaterError
 from headwater.streams import Streams
 
 ENDED_BADLY: Final = 3
+
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between attempts: somebody is watching, and it is only one reader."""
 
 FormatName = Literal["data", "json", "text", "raw", "offsets"]
 Show = Callable[[Event], None]
@@ -86,7 +89,7 @@ async def _from_server(base: str, target: str, key: str | None, offset: str | No
         if reader.connections > 1:
             _note("connected again")
 
-    async with Client(base, key=key) as client:
+    async with Client(base, key=key, retry=Retry(longest=LONGEST_PAUSE)) as client:
         reader = client.follow(target, offset, on_lost=on_lost, on_connected=on_connected)
         async with reader:
             async for event in reader:

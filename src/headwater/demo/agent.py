@@ -11,6 +11,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from headwater.errors import MissingExtra
 
@@ -118,7 +119,8 @@ def describe() -> str:
     """Which model the agent uses, for people."""
     if not _remote():
         return "SmolLM2 135M on this machine"
-    return f"{_remote_name()} at {os.environ.get('OPENAI_BASE_URL') or 'api.openai.com'}"
+    # The host alone: an address may hold a password.
+    return f"{_remote_name()} at {urlsplit(os.environ.get('OPENAI_BASE_URL', '')).hostname or 'api.openai.com'}"
 
 
 def _remote() -> bool:

@@ -32,8 +32,8 @@ class Format(abc.ABC):
     an interrupted response must be cut off and not ended."""
 
     tells_failure: bool = True
-    """Whether the client can tell from the bytes that a closed stream was closed as failed. Where it cannot, the
-    response to a failed stream is cut off too."""
+    """Whether the client can tell from the bytes that a closed stream was closed as failed or cancelled. Where it
+    cannot, the response is cut off then, too."""
 
     @property
     @abc.abstractmethod

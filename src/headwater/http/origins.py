@@ -46,7 +46,10 @@ class Origins:
         """Raises Forbidden for a request that a page of another origin makes a browser send, or with a foreign Host."""
         host = headers.get("host", "")
         if self._hosts is not None and _host_name(host) not in self._hosts:
-            raise Forbidden("this server does not go by that name; start it with --host NAME to allow it")
+            raise Forbidden(
+                "without keys this server answers to this machine's own names only; "
+                "start it with --auth keys.toml, or --insecure"
+            )
         origin = headers.get("origin")
         if origin is None or method in _SAFE_METHODS or (host and _place(origin) == host) or self.allows(origin):
             return

@@ -75,7 +75,7 @@ class StreamResponse(Response):
 
         `media_type` other than text/event-stream sends the bytes as they are: it cannot be resumed by Last-Event-ID,
         and where the generator fails, the connection is cut. (Starlette's BaseHTTPMiddleware ends the body cleanly even
-        then, unless the server is `uvicorn --http headwater.server.connection:Protocol`.)
+        then, unless the server is `uvicorn --http headwater.server:Protocol`.)
         `owner`: only requests that give the same one can resume this response (a user's id, say). `framed`: whether
         str and bytes are finished SSE text; by default the first one tells.
         """

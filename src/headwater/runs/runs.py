@@ -297,7 +297,7 @@ class Runs:
             offset = page.next
             if page.up_to_date:
                 break
-        last = [*parts.closing_events(), run_error(why.code, why.said)]
+        last = [*parts.closing_events(), stamped(run_error(why.code, why.said), self.streams.clock())]
         items = [Item(encode(event)) for event in last]
         await self.streams.carry_out(name, Append(items, close=True, outcome="failed"))
 

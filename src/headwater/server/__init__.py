@@ -6,7 +6,7 @@ On SIGTERM or Ctrl-C: runs end as interrupted, readers are told, connections end
 closed. Once is enough. Knows uvicorn and the application below it.
 """
 
-from headwater.server.connection import PortTaken, listen
+from headwater.server.connection import PortTaken, Protocol, listen
 from headwater.server.serve import ServeConfig, run, serve
 
-__all__ = ["PortTaken", "ServeConfig", "listen", "run", "serve"]
+__all__ = ["PortTaken", "Protocol", "ServeConfig", "listen", "run", "serve"]

@@ -5,7 +5,9 @@ Knows uvicorn and the extension that `headwater.delivery` looks for; nothing of 
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 import socket
 import sys
 from typing import Any, Final
@@ -56,10 +58,20 @@ class Connection:
 
 
 class Protocol(HttpToolsProtocol):
-    """Puts a Connection into the scope of every request."""
+    """Puts a Connection into the scope of every request, and has the kernel look after the peer.
+
+    For your own uvicorn: `uvicorn main:app --http headwater.server:Protocol`.
+    """
 
     _cycles: tuple[RequestResponseCycle, ...] = ()
     """Whose responses have not been completed: several where requests are pipelined."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        accepted = transport.get_extra_info("socket")
+        if accepted is not None and accepted.family != socket.AF_UNIX:
+            with socket.socket(fileno=os.dup(accepted.fileno())) as same:  # uvloop's own cannot be set
+                notice_dead_peers(same)
 
     def on_headers_complete(self) -> None:
         connection = Connection(self)
@@ -78,20 +90,10 @@ class Protocol(HttpToolsProtocol):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; what it says of time-outs and buffers holds for every connection it accepts.
-
-    Raises PortTaken, naming the way out.
-    """
+    """A listening socket. Raises PortTaken, naming the way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    if sys.platform == "linux":
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     try:
         listening.bind((host, port))
         listening.listen(BACKLOG)
@@ -100,6 +102,17 @@ def listen(host: str, port: int) -> socket.socket:
         raise PortTaken(_why(error, host, port)) from error
     listening.setblocking(False)
     return listening
+
+
+def notice_dead_peers(connected: socket.socket) -> None:
+    """Bound what the kernel buffers for a peer, and how long it waits for one that is gone."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
 def _why(error: OSError | OverflowError, host: str, port: int) -> str:

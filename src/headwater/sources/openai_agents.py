@@ -46,6 +46,8 @@ _QUEUED: Final = 1024
 """Events between pump and sink: a few seconds of the fastest model, about 1 MB at most."""
 _PROGRESS_QUEUED: Final = 256
 """Progress reports on their way; a tool that tells more at once has the rest dropped."""
+_OF_OUR_SIDE: Final = frozenset({"internal", "tool_failed", "model_refused_request"})
+"""Failures that somebody has to mend here: in the code, or in the configuration."""
 _STOP_SECONDS: Final = 4.0
 """How long a cancelled run may take to wind up, since a tool may shield itself, before it is left behind. Less than the
 supervisor waits, so that its stream is ended in time."""
@@ -247,7 +249,13 @@ class _Run(agents.RunHooks[Any]):
 
     def _failure(self, error: Exception) -> RunFailed:
         failed = failure(error, answering=self._translation.answering, tool_running=bool(self._running))
-        _log.info("run %s failed: %s (%s)", self._sink.run_id, failed.code, type(error).__name__)
+        # What kind of error, and where: enough to find it. Its text may hold prompts and keys, so it is for debugging.
+        told = f"run {self._sink.run_id} failed: {failed.code} ({type(error).__name__} at {_place_of(error)})"
+        if failed.code in _OF_OUR_SIDE:
+            _log.error("%s; log level debug for %s shows the whole error", told, __name__)
+        else:
+            _log.info("%s", told)
+        _log.debug("run %s", self._sink.run_id, exc_info=error)
         return failed
 
     def _usage(self, result: agents.RunResultStreaming) -> list[TokenUsage]:
@@ -305,3 +313,11 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 def _generator(iterator: AsyncIterator[Any]) -> Any:
     """The SDK types as an iterator what is a generator, and wants closing."""
     return iterator
+
+
+def _place_of(error: BaseException) -> str:
+    """File and line that raised it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "?" if at is None else f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}"

@@ -25,7 +25,7 @@ import msgspec
 from headwater.errors import OffsetGone, StoreFileUnusable, StoreUnavailable, StreamNotFound
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
-from headwater.stores.sqlite_file import connect, translated
+from headwater.stores.sqlite_file import connect, message_id, position_in, translated
 from headwater.stores.sqlite_writer import GONE_KEPT, Commit, Delete, Touch, Writer, last_number
 
 WATCH_SECONDS: Final = 0.005
@@ -277,16 +277,16 @@ def _page(connection: sqlite3.Connection, name: str, start: Offset, max_bytes: i
     if start.generation != generation or start.position < _decode_head(head).start:
         raise OffsetGone("this offset can no longer be served")
     found = connection.execute(
-        "SELECT position, time, key, data FROM message WHERE stream = ? AND position > ? ORDER BY position LIMIT ?",
-        (stream, start.position, MOST_MESSAGES),
+        "SELECT id, time, key, data FROM message WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
+        (message_id(stream, start.position), message_id(stream + 1, 0), MOST_MESSAGES),
     )
     messages: list[Message] = []
     size = 0
-    for position, time, key, data in found:
+    for id_, time, key, data in found:
         size += len(data)
         if size > max_bytes and messages:
             break
-        messages.append(Message(data, Offset(generation, position), time, key))
+        messages.append(Message(data, Offset(generation, position_in(stream, id_)), time, key))
     return messages
 
 

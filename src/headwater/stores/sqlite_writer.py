@@ -19,7 +19,7 @@ import msgspec
 
 from headwater.errors import HeadwaterError, StoreError, VersionConflict
 from headwater.model import Absent, Head, Message
-from headwater.stores.sqlite_file import translated
+from headwater.stores.sqlite_file import message_id, translated
 
 _log = logging.getLogger("headwater.store")
 
@@ -28,6 +28,12 @@ MOST_JOBS: Final = 1000
 
 GARBAGE_SLICE: Final = 1000
 """Messages of deleted streams removed between two transactions: about a millisecond, so no append waits long."""
+
+GARBAGE_BYTES: Final = 2 * 1024 * 1024
+"""The same bound for large messages."""
+
+VACUUM_PAGES: Final = 2048
+"""Given back to the system with each slice: what a slice frees, and no more."""
 
 GONE_KEPT: Final = 100_000
 """Commits for which a deletion is remembered; a process that has not looked for so long wakes all it watches."""
@@ -162,23 +168,23 @@ class Writer:
             self._bury(row[0])
             row = None
         values = (head.version, number, head.owner, encode_head(head), head.touched, head.expiry())
-        if row is None:
-            stream = execute(
-                "INSERT INTO stream (version, changed, owner, head, touched, expires, name, generation, ttl)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*values, job.name, head.generation, head.config.ttl),
-            ).lastrowid
-        else:
+        if row is not None:
             stream = row[0]
             execute(
                 "UPDATE stream SET version = ?1, changed = ?2, owner = ?3, head = ?4, touched = max(touched, ?5),"
                 " expires = CASE WHEN ttl IS NULL THEN ?6 ELSE max(touched, ?5) + ttl * 1000 END WHERE id = ?7",
                 (*values, stream),
             )
+        else:
+            (stream,) = execute(
+                "INSERT INTO stream (version, changed, owner, head, touched, expires, name, generation, ttl)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (*values, job.name, head.generation, head.config.ttl),
+            ).fetchone()
         if job.messages:
             self._connection.executemany(
-                "INSERT INTO message (stream, position, time, key, data) VALUES (?, ?, ?, ?, ?)",
-                [(stream, m.offset.position, m.time, m.key, m.data) for m in job.messages],
+                "INSERT INTO message (id, time, key, data) VALUES (?, ?, ?, ?)",
+                [(message_id(stream, m.offset.position), m.time, m.key, m.data) for m in job.messages],
             )
 
     def _delete(self, job: Delete, stream: int, number: int) -> None:
@@ -216,13 +222,18 @@ class Writer:
         if row is None:
             self._garbage = False
             return []
-        removed = self._connection.execute(
-            "DELETE FROM message WHERE stream = ?1 AND position <="
-            " (SELECT coalesce(min(position), 0) + ?2 FROM message WHERE stream = ?1)",
-            (row[0], GARBAGE_SLICE),
-        ).rowcount
-        if removed == 0:
+        first, beyond = message_id(row[0], 0), message_id(row[0] + 1, 0)
+        found = self._connection.execute(
+            "SELECT id, sum(length(data)) OVER (ORDER BY id) FROM"
+            " (SELECT id, data FROM message WHERE id >= ? AND id < ? ORDER BY id LIMIT ?)",
+            (first, beyond, GARBAGE_SLICE),
+        ).fetchall()
+        if not found:
             self._connection.execute("DELETE FROM garbage WHERE stream = ?", row)
+        else:
+            last = next((id_ for id_, size in found if size > GARBAGE_BYTES), found[-1][0])
+            self._connection.execute("DELETE FROM message WHERE id >= ? AND id <= ?", (first, last))
+            self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
         return []
 
 
