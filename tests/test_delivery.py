@@ -418,6 +418,10 @@ async def close_as_failed(bench: Bench) -> None:
     await bench.streams.close("s", "failed")
 
 
+async def close_as_cancelled(bench: Bench) -> None:
+    await bench.streams.close("s", "cancelled")
+
+
 async def lose_the_store(bench: Bench) -> None:
     async def load(name: str) -> Any:
         raise StoreUnavailable("/var/lib/app.db: disk full")  # for the log, not for readers
@@ -451,6 +455,7 @@ ENDS: dict[str, tuple[Callable[[Bench], Awaitable[None]], Format, bytes, bool]] 
     "failed, ndjson": (close_as_failed, Lines(JSON), b"", CUT),
     "failed, ndjson that tells": (close_as_failed, Lines(JSON, tells_failure=True), b"", CLEAN),
     "failed, text": (close_as_failed, Raw(JSON), b"", CUT),
+    "cancelled, text": (close_as_cancelled, Raw(JSON), b"", CUT),
 }
 
 

@@ -234,7 +234,7 @@ async def test_a_key_of_the_environment_means_the_remote_model(monkeypatch: pyte
     assert demo.describe() == "SmolLM2 135M on this machine"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
     monkeypatch.setenv("HEADWATER_MODEL", "some-model")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    assert demo.describe() == "some-model at http://127.0.0.1:9/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@127.0.0.1:9/v1")
+    assert demo.describe() == "some-model at 127.0.0.1"
     async with demo.demo_agent() as agent:
         assert agent.model.model == "some-model"  # type: ignore[union-attr]

@@ -110,6 +110,7 @@ async def test_a_post_that_accepts_events_gets_them_at_once_and_resumes_by_its_k
         ({"agent": 5, "input": "hi"}, "name the agent"),
         ({"agent": "bot", "input": "hi", "thread_id": ""}, "thread_id"),
         ({"agent": "bot", "input": "hi", "thread_id": "x" * 256}, "thread_id"),
+        ({"agent": "bot", "input": "hi", "thread": "x"}, "'thread' is not known"),
         (["agent"], "JSON object"),
     ],
 )

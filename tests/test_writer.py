@@ -378,3 +378,12 @@ async def test_a_stream_whose_writer_gave_up_is_ended_when_the_store_is_back(mon
             slow.failures = ["before"]
             await writer.send("lost")
     assert await ending_of(streams) == ([b'"before"'], "failed")
+
+
+async def test_a_stream_that_another_process_writes_is_not_taken_over(streams, slow):
+    async with streams.writer("a") as writer, Streams(slow) as others:
+        await writer.send(1)
+        with pytest.raises(StreamExists, match="another process"):
+            await others.writer("a").open()
+        assert await writer.flush() is not None
+    assert await ending(streams) == ([b"1"], "completed")
