@@ -99,7 +99,7 @@ async def demo_agent() -> AsyncIterator[Agent[Any]]:
     Raises MissingExtra with the line that installs what the local model lacks, LocalModelFailed if it does not start.
     Switches the SDK's tracing off, which would send every run to a server.
     """
-    set_tracing_disabled(True)
+    await asyncio.to_thread(set_tracing_disabled, True)  # it reads files: the SDK sets its tracing up to switch it off
     if _remote():
         async with AsyncOpenAI() as client:
             yield make_agent(_remote_model(client), ModelSettings(include_usage=True))
