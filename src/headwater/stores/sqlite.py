@@ -246,9 +246,9 @@ class _Watcher:
             changes = [(name, 0, 0) for name in list(self.watched)]
         else:
             rows = connection.execute(
-                "SELECT name, generation, version FROM stream WHERE changed > ?1 AND changed <= ?2"
-                " UNION ALL SELECT name, 0, 0 FROM gone WHERE changed > ?1 AND changed <= ?2",
-                (seen, latest),
+                "SELECT name, generation, version FROM stream WHERE changed > ? AND changed <= ?"
+                " UNION ALL SELECT name, 0, 0 FROM gone WHERE changed > ? AND changed <= ?",
+                (seen, latest, seen, latest),
             )
             changes = [change for change in rows if change[0] in self.watched]
         if changes and not self._loop.is_closed():

@@ -171,9 +171,9 @@ class Writer:
         if row is not None:
             stream = row[0]
             execute(
-                "UPDATE stream SET version = ?1, changed = ?2, owner = ?3, head = ?4, touched = max(touched, ?5),"
-                " expires = CASE WHEN ttl IS NULL THEN ?6 ELSE max(touched, ?5) + ttl * 1000 END WHERE id = ?7",
-                (*values, stream),
+                "UPDATE stream SET version = ?, changed = ?, owner = ?, head = ?, touched = max(touched, ?),"
+                " expires = CASE WHEN ttl IS NULL THEN ? ELSE max(touched, ?) + ttl * 1000 END WHERE id = ?",
+                (*values, head.touched, stream),
             )
         else:
             (stream,) = execute(
