@@ -20,8 +20,15 @@ from typing import Final
 
 import msgspec
 
-from headwater.decide import Append, Create, Decision, decide
-from headwater.errors import BadRequest, HeadwaterError, StoreUnavailable, StreamNotFound, VersionConflict
+from headwater.decide import Decision, Request, decide
+from headwater.errors import (
+    BadRequest,
+    HeadwaterError,
+    StoreUnavailable,
+    StreamDeleted,
+    StreamNotFound,
+    VersionConflict,
+)
 from headwater.hub import Hub, Tail
 from headwater.model import Absent, Head
 from headwater.store import Store
@@ -58,11 +65,15 @@ class Commits:
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, clock: Callable[[], int]) -> None:
         self.store, self.hub, self.limits, self.clock = store, hub, limits, clock
+        self.on_decision: Callable[[str, Decision], Head] = lambda _, decision: decision.head
+        """Has the last word on a head before it is committed: when the sweeper is to look at the stream."""
+        self.on_commit: list[Callable[[str, Decision], None]] = []
+        """Told of each commit that was made here, once it is durable, in order. Must not raise."""
 
     def __repr__(self) -> str:
         return f"<Commits to {self.store!r}>"
 
-    async def carry_out(self, name: str, request: Create | Append) -> Decision:
+    async def carry_out(self, name: str, request: Request) -> Decision:
         """Decide `request` on the stream's head and commit what was decided, again if the head has moved."""
         tail = self.hub.tail(name)
         tail.writers += 1
@@ -71,7 +82,7 @@ class Commits:
         finally:
             tail.writers -= 1
 
-    async def _carried_out(self, tail: Tail, request: Create | Append) -> Decision:
+    async def _carried_out(self, tail: Tail, request: Request) -> Decision:
         for _ in range(MOST_CONFLICTS):
             async with tail.turn:
                 commit = self._submitted(tail, await self._latest(tail), request)
@@ -102,20 +113,27 @@ class Commits:
         return tail.latest
 
     def _submitted(
-        self, tail: Tail, before: Head | Absent, request: Create | Append
+        self, tail: Tail, before: Head | Absent, request: Request
     ) -> tuple[asyncio.Future[None], Decision] | None:
         """The commit of what `request` makes of `before`, on its way; None where it makes nothing of it."""
         try:
-            decision = decide(before, request, self.clock())
+            decision = decide(before, request, self.clock(), self._drawn())
         except HeadwaterError:
             return None
         if not decision.changes:
             return None
-        decision = decision._replace(head=self._marked(before, decision.head))
+        decision = decision._replace(head=self._marked(before, self.on_decision(tail.name, decision)))
         future = asyncio.ensure_future(self.store.commit(tail.name, before, decision.head, decision.messages))
         tail.latest, tail.outstanding = decision.head, future
-        future.add_done_callback(functools.partial(_committed, tail, decision))
+        future.add_done_callback(functools.partial(self._committed, tail, decision))
         return future, decision
+
+    def _drawn(self) -> int:
+        """A generation that hardly any other stream has: by it, an offset tells which stream of a family it is of.
+
+        Nothing depends on that it is new to the name; that is for the store to see to (G1).
+        """
+        return self.clock() * 1000 + secrets.randbelow(1000)
 
     def _marked(self, before: Head | Absent, head: Head) -> Head:
         """`head` with a version that no other head has.
@@ -139,25 +157,39 @@ class Commits:
         head = await self.store.load(name) if tail is None else await self._load(tail)
         if isinstance(head, Absent) or head.expired(self.clock()):
             raise StreamNotFound("no such stream")
+        if head.deleted is not None:
+            raise StreamDeleted("this stream was deleted")
         return head
 
     async def delete(self, name: str) -> None:
         """Remove a stream. Its offsets never come back (G1). Raises StreamNotFound where there is none."""
         for _ in range(MOST_CONFLICTS):
-            head = await self.head(name)
-            deletion = asyncio.ensure_future(self.store.delete(name, head))
-            deletion.add_done_callback(lambda _: self.forget(name))
             try:
-                return await asyncio.shield(deletion)
+                return await self.remove(name, await self.head(name))
             except VersionConflict:
                 continue
         raise StoreUnavailable("this stream changes too often to be deleted now; try again")
+
+    async def remove(self, name: str, head: Head) -> None:
+        """Remove the stream that has this head. Raises VersionConflict where it has another by now."""
+        deletion = asyncio.ensure_future(self.store.delete(name, head))
+        deletion.add_done_callback(lambda _: self.forget(name))
+        await asyncio.shield(deletion)
 
     def forget(self, name: str) -> None:
         """This stream may have changed, in a way that is not known here."""
         tail = self.hub.known(name)
         if tail is not None:
             tail.forget()
+
+    def _committed(self, tail: Tail, decision: Decision, done: asyncio.Future[None]) -> None:
+        """A commit is done, in the order of submission, whether or not its caller still waits."""
+        if done.cancelled() or done.exception() is not None:
+            tail.forget()
+            return
+        tail.grow(decision.head, decision.messages)
+        for tell in self.on_commit:
+            tell(tail.name, decision)
 
     def touch(self, name: str, head: Head) -> None:
         """Note a read, where a sliding TTL counts them."""
@@ -174,14 +206,6 @@ def checked_name(name: str) -> str:
     if not {".", ".."}.isdisjoint(name.split("/")):
         raise BadRequest("no part of a stream's name is . or .., which clients take out of addresses")
     return name
-
-
-def _committed(tail: Tail, decision: Decision, done: asyncio.Future[None]) -> None:
-    """A commit is done, in the order of submission, whether or not its caller still waits."""
-    if done.cancelled() or done.exception() is not None:
-        tail.forget()
-    else:
-        tail.grow(decision.head, decision.messages)
 
 
 async def _settle(future: asyncio.Future[None] | None) -> None:

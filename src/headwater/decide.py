@@ -2,6 +2,8 @@
 
     decide(head, request, now) -> Decision(head, messages, what)        or raises the error that answers the request
 
+`generation` is drawn by the caller for a stream that is made now; one that the name has had is never taken again (G1).
+
 Idempotent producers, Stream-Seq, closing, content types and expiry live here and nowhere else; a store only compares
 and appends what was decided. Section numbers are those of the Durable Streams protocol.
 
@@ -17,15 +19,18 @@ import msgspec
 
 from headwater.errors import (
     BadRequest,
+    Conflict,
     ContentTypeMismatch,
+    OffsetMismatch,
     ProducerFenced,
     ProducerGap,
     SequenceRegression,
     StreamClosed,
+    StreamDeleted,
     StreamExists,
     StreamNotFound,
 )
-from headwater.model import Absent, Config, Head, Message, Offset, Producer
+from headwater.model import BEGINNING, Absent, Config, Fork, Head, Message, Offset, Producer
 
 PRODUCER_MEMORY_MS: Final = 7 * 24 * 3600 * 1000
 """A producer that was silent for so long is forgotten once a stream has many of them (5.2.1 allows it)."""
@@ -49,15 +54,30 @@ class Stamp(NamedTuple):
     seq: int
 
 
+class ForkOf(msgspec.Struct, frozen=True):
+    """What a fork is to branch off from (4.2)."""
+
+    source: str
+    offset: Offset | None = None
+    """Of the source; None: its tail."""
+    sub_offset: int = 0
+    """Messages (JSON) or bytes behind `offset` that belong to the fork, too."""
+
+
 class Create(msgspec.Struct, frozen=True):
     """PUT: make a stream, or agree that it exists as described (5.1)."""
 
     config: Config = Config()
+    """For a fork: an empty content type, and a missing TTL and expiry, are the source's."""
     items: Sequence[Item] = ()
     closed: bool = False
     outcome: str | None = None
     owner: str | None = None
     labels: dict[str, str] = {}
+    fork_of: ForkOf | None = None
+    """As it was asked for."""
+    fork: Fork | None = None
+    """As `headwater.forks` has found it to be possible."""
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -70,9 +90,33 @@ class Append(msgspec.Struct, frozen=True):
     seq: str | None = None
     close: bool = False
     outcome: str | None = None
+    expected: Offset | None = None
+    """Where the stream has to end for this append to be carried out."""
 
 
-What = Literal["created", "exists", "appended", "duplicate"]
+class Trim(msgspec.Struct, frozen=True):
+    """Keep no message up to a position."""
+
+    start: int
+    size: int
+    """Bytes of what is trimmed, as far as it is kept under this name."""
+    look: int | None
+    """When to look next, ms."""
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """A fork of this stream is about to be made."""
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """Delete a stream whose messages forks still need (4.2)."""
+
+    look: int
+    """When to look again whether they do, ms."""
+
+
+Request = Create | Append | Trim | Hold | Withdraw
+What = Literal["created", "exists", "appended", "duplicate", "trimmed", "held", "withdrawn"]
 
 
 class Decision(NamedTuple):
@@ -83,17 +127,25 @@ class Decision(NamedTuple):
     @property
     def changes(self) -> bool:
         """Whether there is something to commit."""
-        return self.what in ("created", "appended")
+        return self.what not in ("exists", "duplicate")
 
 
-def decide(head: Head | Absent, request: Create | Append, now: int) -> Decision:
+def decide(head: Head | Absent, request: Request, now: int, generation: int = 0) -> Decision:
     """What `request` makes of `head` at `now`; raises the HeadwaterError that answers a request it refuses."""
     alive = None if isinstance(head, Absent) or head.expired(now) else head
+    if isinstance(request, Withdraw):  # also one that has expired
+        return _withdraw(head, request, now)
     if isinstance(request, Create):
-        return _agree(alive, request) if alive else _create(head, request, now)
+        if isinstance(head, Head) and (head.deleted is not None or (alive is None and head.forked)):
+            raise StreamExists("a stream of this name was deleted, but forks of it remain; delete those first")
+        return _agree(alive, request) if alive else _create(head, request, now, generation)
     if alive is None:
         raise StreamNotFound("no such stream")
-    return _append(alive, request, now)
+    if isinstance(request, Hold):
+        return _hold(alive)
+    if alive.deleted is not None:
+        raise StreamDeleted("this stream was deleted")
+    return _trim(alive, request) if isinstance(request, Trim) else _append(alive, request, now)
 
 
 def media_type(content_type: str) -> str:
@@ -101,14 +153,15 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _create(before: Head | Absent, request: Create, now: int) -> Decision:
+def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Decision:
     # An expired stream is replaced: its offsets must not come back, so the next generation starts (G1).
-    generation = before.generation if isinstance(before, Absent) else before.generation + 1
-    messages = _messages(request.items, Offset(generation, 0), now)
+    generation = max(drawn, before.generation if isinstance(before, Absent) else before.generation + 1)
+    begin = request.fork.position if request.fork else 0
+    messages = _messages(request.items, Offset(generation, begin), now)
     head = Head(
         config=request.config,
         generation=generation,
-        tail=len(messages),
+        tail=begin + len(messages),
         size=sum(len(item.data) for item in request.items),
         closed=request.closed,
         outcome=request.outcome if request.closed else None,
@@ -117,19 +170,63 @@ def _create(before: Head | Absent, request: Create, now: int) -> Decision:
         touched=now,
         owner=None if request.closed else request.owner,
         labels=request.labels,
+        fork=request.fork,
     )
     return Decision(head, messages, "created")
 
 
 def _agree(head: Head, request: Create) -> Decision:
-    asked, has = request.config, head.config
-    if media_type(asked.content_type) != media_type(has.content_type):
+    asked, has, fork_of = request.config, head.config, request.fork_of
+    inherits_type = fork_of is not None and not asked.content_type
+    inherits_expiry = fork_of is not None and asked.ttl is None and asked.expires_at is None
+    if not inherits_type and media_type(asked.content_type) != media_type(has.content_type):
         raise StreamExists(f"this stream exists, and holds {has.content_type}")
-    if (asked.ttl, asked.expires_at) != (has.ttl, has.expires_at):
+    if not inherits_expiry and (asked.ttl, asked.expires_at) != (has.ttl, has.expires_at):
         raise StreamExists("this stream exists, with another TTL or expiry")
+    if asked.retention is not None and asked.retention != has.retention:
+        raise StreamExists("this stream exists, with another retention")
+    if not _same_fork(head.fork, fork_of):
+        raise StreamExists("this stream exists, and was not forked off there")
     if request.closed != head.closed:
         raise StreamExists(f"this stream exists, and is {'closed' if head.closed else 'open'}")
     return Decision(head, [], "exists")
+
+
+def _same_fork(fork: Fork | None, asked: ForkOf | None) -> bool:
+    if fork is None or asked is None:
+        return fork is None and asked is None
+    # Without an offset the tail was meant, which may have moved on since (4.2).
+    anchor = fork.anchor if asked.offset is None else asked.offset.position
+    return (fork.source, fork.anchor, fork.sub_offset) == (asked.source, anchor, asked.sub_offset)
+
+
+def _hold(head: Head) -> Decision:
+    if head.deleted is not None:
+        raise Conflict("the stream to fork was deleted; fork one of its forks instead")
+    return Decision(msgspec.structs.replace(head, version=head.version + 1, forked=head.forked + 1), [], "held")
+
+
+def _withdraw(head: Head | Absent, request: Withdraw, now: int) -> Decision:
+    if isinstance(head, Absent):
+        raise StreamNotFound("no such stream")
+    deleted = now if head.deleted is None else head.deleted
+    changed = msgspec.structs.replace(
+        head, version=head.version + 1, deleted=deleted, look=request.look, owner=None, producers={}
+    )
+    return Decision(changed, [], "withdrawn")
+
+
+def _trim(head: Head, request: Trim) -> Decision:
+    """Keep nothing up to `start`; readers that are behind it learn so (G5)."""
+    start = min(max(head.start, request.start), head.tail)
+    changed = msgspec.structs.replace(
+        head,
+        version=head.version + 1,
+        start=start,
+        trimmed=head.trimmed + request.size if start > head.start else head.trimmed,
+        look=request.look,
+    )
+    return Decision(changed, [], "trimmed")
 
 
 def _append(head: Head, request: Append, now: int) -> Decision:
@@ -142,6 +239,8 @@ def _append(head: Head, request: Append, now: int) -> Decision:
         raise ContentTypeMismatch(f"this stream holds {head.config.content_type}, not {given}")
     if request.stamp and _is_duplicate(head.producers.get(request.stamp.producer), request.stamp):
         return Decision(head, [], "duplicate")
+    if request.expected is not None and not _ends_at(head, request.expected):
+        raise OffsetMismatch("the stream has gone on; read what is new and decide again", offset=str(head.offset))
     # Checked after the producer: a retried batch must count as the duplicate it is, not as a step back.
     if request.seq is not None and head.seq is not None and request.seq.encode() <= head.seq.encode():
         raise SequenceRegression("Stream-Seq must increase with every append (compared byte by byte)")
@@ -161,6 +260,10 @@ def _append(head: Head, request: Append, now: int) -> Decision:
         touched=max(now, head.touched),  # a clock that is set back must not end the stream early
     )
     return Decision(changed, messages, "appended")
+
+
+def _ends_at(head: Head, offset: Offset) -> bool:
+    return offset == head.offset or (offset == BEGINNING and head.tail == 0)
 
 
 def _append_to_closed(head: Head, request: Append) -> Decision:

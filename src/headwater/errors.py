@@ -18,8 +18,11 @@
     │   ├── SequenceRegression     409   Stream-Seq did not increase
     │   ├── ProducerGap            409   a batch of this producer is missing
     │   └── KeyReused              409   an Idempotency-Key with another body
+    ├── OffsetMismatch             412   the stream does not end where the append expected it (If-Match)
     ├── OffsetGone                 410   trimmed away, or of an earlier stream of this name (G5)
+    ├── StreamDeleted              410   deleted; its name is free again when its last fork is gone
     ├── TooLarge                   413
+    ├── HeadersTooLarge            431
     ├── TooManyRequests            429   retry after a pause
     ├── StoreError                 500
     │   ├── StoreFileUnusable      500   not ours, or written by a newer version
@@ -133,6 +136,20 @@ class KeyReused(Conflict):
 
 class OffsetGone(HeadwaterError):
     status, code = 410, "offset_gone"
+
+
+class StreamDeleted(HeadwaterError):
+    status, code = 410, "stream_deleted"
+
+
+class OffsetMismatch(HeadwaterError):
+    """Detail: `offset`, where the stream ends now."""
+
+    status, code = 412, "offset_mismatch"
+
+
+class HeadersTooLarge(HeadwaterError):
+    status, code = 431, "headers_too_large"
 
 
 class TooLarge(HeadwaterError):

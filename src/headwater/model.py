@@ -60,6 +60,41 @@ class Producer(msgspec.Struct, frozen=True, array_like=True):
     """Of its last append, ms."""
 
 
+class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How much of a stream is kept; None: no bound. What is over is trimmed away from the front."""
+
+    seconds: int | None = None
+    """Age of a message."""
+    bytes: int | None = None
+    """Of all messages together; the newest message is always kept."""
+    messages: int | None = None
+
+
+class Segment(NamedTuple):
+    """A stretch of messages that a fork reads in the stream they were appended to."""
+
+    stream: str
+    generation: int
+    until: int
+    """Position after the last one."""
+
+
+class Fork(msgspec.Struct, frozen=True):
+    """Where a stream branched off (Durable Streams 4.2)."""
+
+    source: str
+    anchor: int
+    """The position that was asked for …"""
+    sub_offset: int
+    """… and how many messages (JSON) or bytes behind it (4.2)."""
+    position: int
+    """Position before the first message of its own; those up to here are read through `lineage`."""
+    lineage: tuple[Segment, ...]
+    """Oldest first; the last one is the source, unless the fork begins before what that has itself."""
+    claim: str
+    """Name of the stream by which the source is known to be needed: see `headwater.forks`."""
+
+
 class Config(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a stream was created with. Two creations of one name must agree on it (Durable Streams 5.1)."""
 
@@ -68,6 +103,8 @@ class Config(msgspec.Struct, frozen=True, omit_defaults=True):
     """Seconds without a read or a write after which the stream is gone."""
     expires_at: int | None = None
     """Absolute end of life, ms since 1970."""
+    retention: Retention | None = None
+    """None: as the server keeps streams of this name (`headwater.retention`)."""
 
 
 class Head(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,7 +119,9 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     start: int = 0
     """Position before the first message that is still kept."""
     size: int = 0
-    """Bytes of all messages appended so far."""
+    """Bytes of all messages appended so far, without those a fork inherited."""
+    trimmed: int = 0
+    """Bytes of those of them that are no longer kept."""
     closed: bool = False
     outcome: str | None = None
     """How it ended, once closed: `completed`, `failed`, `cancelled`; None where the closer did not say."""
@@ -101,14 +140,29 @@ class Head(msgspec.Struct, frozen=True, omit_defaults=True):
     """The process that is making an open stream, as `headwater.leases` names it; None: nobody in particular."""
     labels: dict[str, str] = {}
     """Small facts of the layer above (a run's agent and owner); never shown to readers of the stream."""
+    fork: Fork | None = None
+    """Set where it is a fork of another stream."""
+    forked: int = 0
+    """How often it was forked: while any of those forks is there, its messages stay."""
+    deleted: int | None = None
+    """When it was deleted, ms, although forks still need its messages: nobody else sees those any more (4.2)."""
+    look: int | None = None
+    """When the sweeper should look at it, ms, apart from its expiry: to trim it, or to see whether forks remain."""
 
     @property
     def offset(self) -> Offset:
         """The tail offset."""
         return Offset(self.generation, self.tail)
 
+    @property
+    def first(self) -> int:
+        """Position before the first message that is kept under its own name."""
+        return self.start if self.fork is None else max(self.start, self.fork.position)
+
     def expiry(self) -> int | None:
         """When the stream ceases to be, in ms, if nothing touches it before."""
+        if self.deleted is not None:
+            return None
         if self.config.ttl is not None:
             return self.touched + self.config.ttl * 1000
         return self.config.expires_at

@@ -29,6 +29,7 @@ def resolve(head: Head, offset: Offset | str | None) -> Offset:
         raise BadOffset("this is not an offset of a stream; use one that the server gave, or -1, or now")
     if asked == BEGINNING:
         asked = Offset(head.generation, 0)
+    asked = _inherited(head, asked)
     if asked > head.offset:
         raise BadOffset("this offset lies beyond the end of the stream")
     if asked.generation < head.generation:
@@ -36,3 +37,11 @@ def resolve(head: Head, offset: Offset | str | None) -> Offset:
     if asked.position < head.start:
         raise OffsetGone("what followed this offset is no longer kept; read again from the start")
     return asked
+
+
+def _inherited(head: Head, offset: Offset) -> Offset:
+    """An offset of a stream that this one was forked off from, as one of its own: they count alike (4.2)."""
+    for stretch in head.fork.lineage if head.fork else ():
+        if offset.generation == stretch.generation and offset.position <= stretch.until:
+            return Offset(head.generation, offset.position)
+    return offset
