@@ -263,7 +263,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.streams)
     @rule(who=WHO)
     def sweep(self, who) -> None:
-        assert self.run(self.both[who]._sweep_some()) is False
+        assert self.run(self.both[who]._sweeper.sweep()) is None
 
     @invariant()
     def heads_and_lists_agree(self) -> None:

@@ -230,9 +230,9 @@ async def test_a_file_that_is_no_database_is_left_alone(path):
 async def test_a_file_of_a_newer_headwater_is_left_alone(path, store):
     await store.aclose()
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
-    await refused(path, StoreFileUnusable, "format 2; this Headwater knows format 1. Use a newer Headwater")
+    await refused(path, StoreFileUnusable, "format 3; this Headwater knows format 2. Use a newer Headwater")
 
 
 async def test_a_missing_folder_is_named(tmp_path):

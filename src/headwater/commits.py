@@ -151,10 +151,14 @@ class Commits:
         tail.learn(head, wakes)
         return head
 
-    async def head(self, name: str) -> Head:
-        """The stream's head. Does not count as a read. Raises StreamNotFound."""
+    async def look(self, name: str) -> Head | Absent:
+        """What the store holds under a name now, whatever its state. Does not count as a read."""
         tail = self.hub.known(name)
-        head = await self.store.load(name) if tail is None else await self._load(tail)
+        return await self.store.load(name) if tail is None else await self._load(tail)
+
+    async def head(self, name: str) -> Head:
+        """The stream's head. Does not count as a read. Raises StreamNotFound, StreamDeleted."""
+        head = await self.look(name)
         if isinstance(head, Absent) or head.expired(self.clock()):
             raise StreamNotFound("no such stream")
         if head.deleted is not None:

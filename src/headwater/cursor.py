@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from headwater.errors import OffsetGone, StreamNotFound
+from headwater.errors import OffsetGone, StreamDeleted, StreamNotFound
 from headwater.hub import Hub, Tail, page_of
+from headwater.lineage import read_messages
 from headwater.model import Absent, Head, Offset, Page
 from headwater.store import Store
 
@@ -52,6 +53,8 @@ class Cursor:
         head = self.tail.head
         if not isinstance(head, Head) or self.offset.position >= head.tail or head.expired(self._clock()):
             return None
+        if head.deleted is not None or head.generation != self.offset.generation:
+            return None
         messages = self.tail.messages(self.offset, self.max_bytes)
         return page_of(head, self.offset, messages) if messages else None
 
@@ -63,11 +66,15 @@ class Cursor:
             self.tail.learn(head, wakes)
         if isinstance(head, Absent) or head.expired(self._clock()):
             raise StreamNotFound("this stream is gone")
+        if head.deleted is not None:
+            raise StreamDeleted("this stream was deleted")
         if head.generation != self.offset.generation:
             raise OffsetGone("another stream has taken this name; read again from the start")
         if self.offset.position < head.tail:
-            start, size = self.offset, self.max_bytes
-            messages = await self.tail.once((start, size), lambda: self._store.read(name, start, max_bytes=size))
+            start, size, known = self.offset, self.max_bytes, head
+            messages = await self.tail.once(
+                (start, size), lambda: read_messages(self._store, name, known, start, max_bytes=size)
+            )
             self.tail.extend(messages)
             return page_of(head, self.offset, messages)
         return page_of(head, self.offset, []) if head.closed else None

@@ -95,11 +95,15 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class Trim(msgspec.Struct, frozen=True):
-    """Keep no message up to a position."""
+    """Keep no message up to a position; without effect where the stream is no longer as it was when that was found."""
 
+    found: int
+    """`Head.start` then."""
     start: int
     size: int
     """Bytes of what is trimmed, as far as it is kept under this name."""
+    forked: int
+    """`Head.forked` then: a fork that is being made needs what is there."""
     look: int | None
     """When to look next, ms."""
 
@@ -155,6 +159,8 @@ def media_type(content_type: str) -> str:
 
 def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Decision:
     # An expired stream is replaced: its offsets must not come back, so the next generation starts (G1).
+    if request.fork_of is not None and request.fork is None:
+        raise StreamNotFound("no such stream")  # it was there a moment ago, and agreed
     generation = max(drawn, before.generation if isinstance(before, Absent) else before.generation + 1)
     begin = request.fork.position if request.fork else 0
     messages = _messages(request.items, Offset(generation, begin), now)
@@ -218,13 +224,11 @@ def _withdraw(head: Head | Absent, request: Withdraw, now: int) -> Decision:
 
 def _trim(head: Head, request: Trim) -> Decision:
     """Keep nothing up to `start`; readers that are behind it learn so (G5)."""
-    start = min(max(head.start, request.start), head.tail)
+    if (request.found, request.forked) != (head.start, head.forked):
+        return Decision(head, [], "duplicate")
+    trimmed = head.trimmed + request.size
     changed = msgspec.structs.replace(
-        head,
-        version=head.version + 1,
-        start=start,
-        trimmed=head.trimmed + request.size if start > head.start else head.trimmed,
-        look=request.look,
+        head, version=head.version + 1, start=request.start, trimmed=trimmed, look=request.look
     )
     return Decision(changed, [], "trimmed")
 

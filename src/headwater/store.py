@@ -53,12 +53,14 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> Awaitable[None]:
-        """Write `head` and `messages` if the store still holds `expected` (same generation and version).
+        """Write `head` and `messages` if the store still holds `expected`: the same generation and version, or, where
+        that is Absent, no stream, and no generation of this name so far that is not below the head's.
 
         Submission is immediate and in order: of two commits of one stream, the first called is the first tried. The
         returned future raises VersionConflict where something else is there (nothing was written then), or
-        StoreUnavailable. A head of another generation than `expected` replaces the stream, old messages and all. That
-        no two heads offered for a stream have the same version is for the caller to see to.
+        StoreUnavailable. A head of another generation than `expected` replaces the stream, old messages and all; one
+        whose `start` has moved on gives up the messages before it (their space may be freed later, in slices). That no
+        two heads offered for a stream have the same version is for the caller to see to.
         Cancelling the wait changes nothing (G6).
         """
 
@@ -70,7 +72,9 @@ class Store(abc.ABC):
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
         """Messages after `start`, in order: as many as fit in `max_bytes`, but at least one where there is one.
 
-        Raises StreamNotFound, or OffsetGone where `start` cannot be served from the generation that is there.
+        Raises StreamNotFound, or OffsetGone where `start` cannot be served from the generation that is there, or lies
+        before `Head.first`: what a fork inherits is read under the name it was appended to. A stream that is `deleted`
+        is still read, by its forks.
         """
 
     @abc.abstractmethod
@@ -82,8 +86,8 @@ class Store(abc.ABC):
         """Note a read at `now` (ms), for a sliding TTL. Never goes back; may become visible a moment later."""
 
     @abc.abstractmethod
-    async def expired(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
-        """Some streams whose life is over at `now`, for the sweeper."""
+    async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
+        """Some streams that the sweeper should see to at `now`: their expiry has come, or their `look`."""
 
     @abc.abstractmethod
     async def owned(self) -> Sequence[tuple[str, Head]]:

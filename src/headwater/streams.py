@@ -18,49 +18,59 @@ does not know, and with a `stamp` it may simply repeat it. Reading and following
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from headwater.commits import Commits, Limits, checked_name, now_ms
 from headwater.cursor import Cursor
-from headwater.decide import Append, Create, Decision, Item, Stamp
-from headwater.errors import BadRequest, HeadwaterError, TooLarge, VersionConflict
+from headwater.decide import Append, Create, Decision, ForkOf, Item, Request, Stamp
+from headwater.errors import BadRequest, TooLarge
+from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
 from headwater.leases import Leases
-from headwater.model import Config, Head, Offset, Page
+from headwater.lineage import read_messages
+from headwater.model import Config, Head, Offset, Page, Retention
 from headwater.positions import resolve
+from headwater.retention import Keeping, Rules
 from headwater.store import Store
 from headwater.stores import store_from_url
+from headwater.sweeper import Sweeper
 from headwater.wire.values import to_bytes, to_json
 from headwater.writer import Writer
-
-_log = logging.getLogger("headwater.streams")
-
-SWEEP_MARGIN_MS: Final = 1000
-"""Swept only so long after the end: a read just before it may still be on its way to the store."""
-
-SWEEP_SLICE: Final = 1000
-"""Streams looked up at a time for the sweep."""
 
 
 class Streams:
     """All streams of one store. Belongs to the event loop it was opened on; no global state."""
 
     def __init__(
-        self, store: str | Store = "memory:", *, limits: Limits = Limits(), clock: Callable[[], int] = now_ms
+        self,
+        store: str | Store = "memory:",
+        *,
+        limits: Limits = Limits(),
+        retention: Rules = (),
+        clock: Callable[[], int] = now_ms,
     ) -> None:
-        """`store` is a URL (`memory:`, `sqlite:///app.db`) or a Store; `clock` gives ms since 1970."""
+        """`store` is a URL (`memory:`, `sqlite:///app.db`) or a Store; `clock` gives ms since 1970.
+
+        `retention`: how much is kept of streams that do not say so themselves, as pairs of a shell pattern of names and
+        a Retention; the first that matches counts.
+        """
         self.store = store_from_url(store) if isinstance(store, str) else store
         self.limits, self.clock = limits, clock
         self.hub = Hub(lambda name, watched: self.store.watch(name, watched=watched))
         self._commits = Commits(self.store, self.hub, limits, clock)
         self.leases = Leases(self._commits)
-        self._sweeper: asyncio.Task[None] | None = None
+        self._forks = Forks(self._commits)
+        self._keeping = Keeping(self._commits, self._forks, retention)
+        self._sweeper = Sweeper(self._commits, self._forks, self._keeping)
+        self._commits.on_decision = self._keeping.noted
+        self.on_commit = self._commits.on_commit
+        """Functions told of each commit of this process, `(stream, decision)`, once it is durable. Must not raise."""
+        self.on_commit.append(self._sweeper.committed)
+        self._open = False
         self.draining = False
         """The process is going away: readers are to be told and let go."""
         self.on_drain: list[Callable[[], None]] = []
@@ -71,24 +81,24 @@ class Streams:
 
     @property
     def is_open(self) -> bool:
-        return self._sweeper is not None
+        return self._open
 
     async def open(self) -> None:
         """Open the store, maybe once more. Raises StoreFileUnusable or StoreUnavailable, saying what to do."""
         await self.store.open()
         self.draining = False
         self.store.on_wake = self._woken
-        self._sweeper = asyncio.create_task(self._sweep(), name="headwater-sweeper")
+        self._open = True
+        self._sweeper.open()
         await self.leases.open()
 
     async def aclose(self) -> None:
         """Finish what was submitted, then close the store. Readers get StoreUnavailable."""
-        if self._sweeper is None:
+        if not self._open:
             return
-        sweeper, self._sweeper = self._sweeper, None
-        sweeper.cancel()
+        self._open = False
         try:
-            await asyncio.wait([sweeper])
+            await self._sweeper.aclose()
             await self.leases.aclose()
         finally:  # also where the wait is cancelled: there is no second time
             await self.store.aclose()
@@ -121,18 +131,37 @@ class Streams:
         content_type: str = "application/json",
         ttl: int | None = None,
         expires_at: int | None = None,
+        retention: Retention | None = None,
         closed: bool = False,
         labels: dict[str, str] | None = None,
     ) -> bool:
         """Make a stream, with first messages if any. True: made now; False: it was there, as described.
 
         `ttl`: seconds without a read or write after which it is gone; `expires_at`: ms since 1970; one of them at
-        most. Raises StreamExists where the name holds a stream of another description.
+        most. `retention`: how much of it is kept. Raises StreamExists where the name holds a stream of another
+        description.
         """
         if ttl is not None and expires_at is not None:
             raise BadRequest("give a TTL or an absolute expiry, not both")
         items = [self._item(value, None, as_json=is_json(content_type)) for value in values]
-        request = Create(Config(content_type, ttl, expires_at), items, closed, labels=labels or {})
+        request = Create(Config(content_type, ttl, expires_at, retention), items, closed, labels=labels or {})
+        return (await self.carry_out(name, request)).what == "created"
+
+    async def fork(
+        self,
+        source: str,
+        name: str,
+        offset: Offset | None = None,
+        *,
+        ttl: int | None = None,
+        expires_at: int | None = None,
+    ) -> bool:
+        """Make a stream that begins with the messages of `source` up to `offset` (None: all) and goes its own way.
+
+        Nothing is copied, and offsets up to there are good for both. Whatever is not given is as the source has it.
+        True: made now; False: it was there. Raises StreamNotFound, StreamExists, Conflict (the source was deleted).
+        """
+        request = Create(Config("", ttl, expires_at), fork_of=ForkOf(source, offset))
         return (await self.carry_out(name, request)).what == "created"
 
     async def append(
@@ -141,20 +170,22 @@ class Streams:
         *values: Any,
         key: str | None = None,
         stamp: Stamp | None = None,
+        expected: Offset | None = None,
         close: bool = False,
         outcome: str | None = None,
     ) -> Offset:
         """Add messages (all or none, G2) and say where the stream now ends; they are durable then, and readable (G3).
 
         bytes are taken as they are, and so is str unless the stream holds JSON; anything else becomes JSON. With a
-        `stamp` a repeated append counts once (G6). `close` ends the stream for ever in the same step. Raises
-        StreamNotFound, StreamClosed, TooLarge, ….
+        `stamp` a repeated append counts once (G6). With `expected` it is carried out only where the stream ends there,
+        else OffsetMismatch. `close` ends the stream for ever in the same step. Raises StreamNotFound, StreamClosed,
+        TooLarge, ….
         """
         # A text is a JSON string where JSON is kept; only for that the stream has to be asked what it keeps.
         texts = any(isinstance(value, str) for value in values)
         as_json = texts and is_json((await self.head(name)).config.content_type)
         items = [self._item(value, key, as_json=as_json) for value in values]
-        decision = await self.carry_out(name, Append(items, None, stamp, None, close, outcome))
+        decision = await self.carry_out(name, Append(items, None, stamp, None, close, outcome, expected))
         return decision.head.offset
 
     async def close(self, name: str, outcome: str = "completed") -> Offset:
@@ -163,12 +194,18 @@ class Streams:
         return decision.head.offset
 
     async def delete(self, name: str) -> None:
-        """Remove a stream. Its offsets never come back (G1). Raises StreamNotFound where there is none."""
-        await self._commits.delete(name)
+        """Remove a stream. Its offsets never come back (G1). Raises StreamNotFound where there is none.
 
-    async def carry_out(self, name: str, request: Create | Append) -> Decision:
-        """The whole of what create, append and close can say, for protocols that say more than those."""
-        return await self._commits.carry_out(checked_name(name), request)
+        Where forks of it remain, they keep its messages and its name; StreamDeleted is raised for it until they go.
+        """
+        await self._forks.delete(name)
+
+    async def carry_out(self, name: str, request: Request) -> Decision:
+        """The whole of what create, append, fork and close can say, for protocols that say more than those."""
+        checked_name(name)
+        if isinstance(request, Create) and request.fork_of is not None:
+            return await self._forks.create(name, request)
+        return await self._commits.carry_out(name, request)
 
     def writer(
         self,
@@ -203,7 +240,9 @@ class Streams:
         tail = self.hub.known(name)
         page_bytes = max_bytes or self.limits.page_bytes
         messages: Sequence[Any] = tail.messages(start, page_bytes) if tail is not None else []
-        return page_of(head, start, messages or await self.store.read(name, start, max_bytes=page_bytes))
+        if not messages:
+            messages = await read_messages(self.store, name, head, start, max_bytes=page_bytes)
+        return page_of(head, start, messages)
 
     async def cursor(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Cursor:
         """A reader that stays: see `Cursor`. Close it. Raises like `read`."""
@@ -239,7 +278,7 @@ class Streams:
         while True:
             found = await self.store.list(prefix, after=after, limit=limit, newest=newest)
             now = self.clock()
-            alive += [(name, head) for name, head in found if not head.expired(now)]
+            alive += [(name, head) for name, head in found if not head.expired(now) and head.deleted is None]
             if len(found) < limit or len(alive) >= limit:
                 return alive[:limit]
             after = found[-1][0]
@@ -254,23 +293,3 @@ class Streams:
     def _woken(self, name: str) -> None:
         """Another process may have changed this stream."""
         self._commits.forget(name)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(self.limits.sweep_seconds)
-            try:
-                while await self._sweep_some():
-                    pass
-            except HeadwaterError as error:
-                _log.warning("could not sweep: %s", error)  # the space is freed the next time
-            except Exception:  # noqa: BLE001 -- one failure must not keep all space for ever
-                _log.exception("could not sweep")
-
-    async def _sweep_some(self) -> bool:
-        """Delete some streams whose life is over; whether there may be more."""
-        over = await self.store.expired(self.clock() - SWEEP_MARGIN_MS, limit=SWEEP_SLICE)
-        for name, head in over:
-            with suppress(VersionConflict):
-                await self.store.delete(name, head)
-                self._woken(name)
-        return len(over) == SWEEP_SLICE

@@ -22,6 +22,8 @@ from headwater.store import Store
 @dataclass(slots=True)
 class _Stream:
     head: Head
+    base: int
+    """Position before the first of `messages`."""
     messages: list[Message] = field(default_factory=list)
     touched: int = 0
 
@@ -74,20 +76,21 @@ class MemoryStore(Store):
         return future
 
     def _commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> None:
-        if not _same(self._held(name), expected):
+        held = self._held(name)
+        if not _matches(held, expected, head):
             raise VersionConflict("the stream has changed")
         stream = self._streams.get(name)
         if stream is None:
             self._names.insert(bisect_left(self._names, name), name)
         if stream is None or stream.head.generation != head.generation:
-            stream = self._streams[name] = _Stream(head)
+            stream = self._streams[name] = _Stream(head, head.first)
         stream.messages.extend(messages)
-        del stream.messages[: head.start - stream.head.start]
-        stream.head = head
+        del stream.messages[: head.first - stream.base]
+        stream.head, stream.base = head, head.first
 
     def _delete(self, name: str, expected: Head) -> None:
         held = self._held(name)
-        if isinstance(held, Absent) or not _same(held, expected):
+        if isinstance(held, Absent) or not _matches(held, expected, held):
             raise VersionConflict("the stream has changed")
         del self._streams[name]
         del self._names[bisect_left(self._names, name)]
@@ -98,9 +101,9 @@ class MemoryStore(Store):
         stream = self._streams.get(name)
         if stream is None:
             raise StreamNotFound("no such stream")
-        if start.generation != stream.head.generation or start.position < stream.head.start:
+        if start.generation != stream.head.generation or start.position < stream.base:
             raise OffsetGone("this offset can no longer be served")
-        first = start.position - stream.head.start
+        first = start.position - stream.base
         return fitting(stream.messages[first : first + 4096], max_bytes)
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
@@ -119,9 +122,10 @@ class MemoryStore(Store):
         if stream is not None and stream.head.generation == generation:
             stream.touched = max(stream.touched, now)
 
-    async def expired(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
+    async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
         self._check_open()
-        over = ((name, stream.seen()) for name, stream in self._streams.items() if stream.seen().expired(now))
+        heads = ((name, stream.seen()) for name, stream in self._streams.items())
+        over = (pair for pair in heads if pair[1].expired(now) or (pair[1].look or now + 1) <= now)
         return [pair for pair, _ in zip(over, range(limit), strict=False)]
 
     async def owned(self) -> Sequence[tuple[str, Head]]:
@@ -150,7 +154,9 @@ def fitting(messages: list[Message], max_bytes: int) -> list[Message]:
     return messages
 
 
-def _same(held: Head | Absent, expected: Head | Absent) -> bool:
+def _matches(held: Head | Absent, expected: Head | Absent, head: Head) -> bool:
+    if isinstance(held, Absent):
+        return isinstance(expected, Absent) and head.generation >= held.generation
     return held.version == expected.version and held.generation == expected.generation
 
 

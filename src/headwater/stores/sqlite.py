@@ -109,8 +109,8 @@ class SqliteStore(Store):
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
         return await self._read(_list, prefix, after, limit, newest)
 
-    async def expired(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
-        return await self._read(_expired, now, limit)
+    async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
+        return await self._read(_due, now, limit)
 
     async def owned(self) -> Sequence[tuple[str, Head]]:
         return await self._read(_owned)
@@ -274,7 +274,7 @@ def _page(connection: sqlite3.Connection, name: str, start: Offset, max_bytes: i
     if row is None:
         raise StreamNotFound("no such stream")
     stream, generation, head = row
-    if start.generation != generation or start.position < _decode_head(head).start:
+    if start.generation != generation or start.position < _decode_head(head).first:
         raise OffsetGone("this offset can no longer be served")
     found = connection.execute(
         "SELECT id, time, key, data FROM message WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
@@ -308,8 +308,11 @@ def _list(
     return [_head(row) for row in rows]
 
 
-def _expired(connection: sqlite3.Connection, now: int, limit: int) -> Sequence[tuple[str, Head]]:
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM stream WHERE expires <= ? LIMIT ?", (now, limit))  # noqa: S608
+def _due(connection: sqlite3.Connection, now: int, limit: int) -> Sequence[tuple[str, Head]]:
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM stream WHERE expires <= ? OR look <= ? LIMIT ?",  # noqa: S608
+        (now, now, limit),
+    )
     return [_head(row) for row in rows]
 
 

@@ -2,14 +2,15 @@
 
 Knows sqlite3 and the errors; no threads, no asyncio. Blocking: called from the store's own threads only.
 
-Format 1:
+Format 2 (1 had no `look` and no `below`; it is brought up to date when it is opened):
     stream   one row a stream. `id` is never reused. `head` is msgpack (model.Head); the other columns repeat what SQL
              has to compare or search by. `changed` numbers the commits of the whole file, so that another process
              finds what is new since it last looked.
     message  one row a message. `id` is message_id(stream, position), so that a stream's messages stand together in the
              file's order; as a table of rowids it takes less than half the space of one keyed by two columns.
     gone     names deleted lately, numbered like `changed`.
-    garbage  ids of streams that are gone and whose messages are still to be removed, in slices, by the writer.
+    garbage  messages that are still to be removed, in slices, by the writer: of the stream with this id all, for it
+             is gone, or those up to position `below`, for they were trimmed.
     fact     `generation`: above that of every stream ever deleted (G1).
 """
 
@@ -23,7 +24,7 @@ from typing import Final
 from headwater.errors import StoreFileUnusable, StoreUnavailable
 
 APPLICATION_ID: Final = 0x48445752  # "HDWR"
-FORMAT: Final = 1
+FORMAT: Final = 2
 BUSY_SECONDS: Final = 10.0
 """How long a statement waits for another process's transaction; those last milliseconds, so more means trouble."""
 
@@ -51,11 +52,13 @@ _SCHEMA: Final = (
         touched INTEGER NOT NULL,
         ttl INTEGER,
         expires INTEGER,
+        look INTEGER,
         owner TEXT,
         head BLOB NOT NULL
     ) STRICT""",
     "CREATE INDEX stream_changed ON stream (changed)",
     "CREATE INDEX stream_expires ON stream (expires) WHERE expires IS NOT NULL",
+    "CREATE INDEX stream_look ON stream (look) WHERE look IS NOT NULL",
     "CREATE INDEX stream_owner ON stream (owner) WHERE owner IS NOT NULL",
     """CREATE TABLE message (
         id INTEGER PRIMARY KEY,
@@ -64,9 +67,15 @@ _SCHEMA: Final = (
         data BLOB NOT NULL
     ) STRICT""",
     "CREATE TABLE gone (changed INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT",
-    "CREATE TABLE garbage (stream INTEGER PRIMARY KEY) STRICT",
+    "CREATE TABLE garbage (stream INTEGER PRIMARY KEY, below INTEGER) STRICT",
     "CREATE TABLE fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     "INSERT INTO fact VALUES ('generation', 0)",
+)
+
+_FROM_1: Final = (
+    "ALTER TABLE stream ADD COLUMN look INTEGER",
+    "CREATE INDEX stream_look ON stream (look) WHERE look IS NOT NULL",
+    "ALTER TABLE garbage ADD COLUMN below INTEGER",
 )
 
 
@@ -97,15 +106,18 @@ def connect(path: str, *, synchronous: str = "FULL") -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    if _is_ours(connection, path):
+    found = _format(connection, path)
+    if found == FORMAT:
         return
-    # Only a file without tables takes this on: space that is freed can be given back without rewriting the whole.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    _use_wal(connection)
+    if found == 0:
+        # Only a file without tables takes this on: space that is freed can be given back without rewriting the whole.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")  # two processes may meet here; the second finds the work done
     try:
-        if not _is_ours(connection, path):
-            for statement in _SCHEMA:
+        found = _format(connection, path)
+        if found < FORMAT:
+            for statement in _SCHEMA if found == 0 else _FROM_1:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -128,21 +140,21 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.005)
 
 
-def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
-    """True: ours, of this format. False: an empty file. Anything else raises."""
+def _format(connection: sqlite3.Connection, path: str) -> int:
+    """The format of a file of ours; 0: an empty file. Anything else raises."""
     # The tables first: whoever sees those of a file that another process is just making, sees its id as well.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application == APPLICATION_ID and version == FORMAT:
-        return True
+    if application == APPLICATION_ID and 1 <= version <= FORMAT:
+        return int(version)
     if application == APPLICATION_ID:
         raise StoreFileUnusable(
             f"{path} was written in format {version}; this Headwater knows format {FORMAT}. Use a newer Headwater."
         )
     if application or tables:
         raise StoreFileUnusable(f"{path} is an SQLite file of another program; name another file for the store")
-    return False
+    return 0
 
 
 def translated(error: sqlite3.Error, path: str) -> StoreFileUnusable | StoreUnavailable:

@@ -38,6 +38,16 @@ VACUUM_PAGES: Final = 2048
 GONE_KEPT: Final = 100_000
 """Commits for which a deletion is remembered; a process that has not looked for so long wakes all it watches."""
 
+_INSERT: Final = (
+    "INSERT INTO stream (version, changed, owner, head, look, ttl, touched, expires, name, generation) VALUES"
+    " (:version, :changed, :owner, :head, :look, :ttl, :touched, :expires, :name, :generation) RETURNING id"
+)
+_UPDATE: Final = (
+    "UPDATE stream SET version = :version, changed = :changed, owner = :owner, head = :head, look = :look, ttl = :ttl,"
+    " touched = max(touched, :touched), expires = CASE WHEN :ttl IS NULL THEN :expires"
+    " ELSE max(touched, :touched) + :ttl * 1000 END WHERE id = :id"
+)
+
 encode_head: Final = msgspec.msgpack.Encoder().encode
 Future = asyncio.Future[None]
 
@@ -152,8 +162,7 @@ class Writer:
         row = self._connection.execute(
             "SELECT id, generation, version FROM stream WHERE name = ?", (job.name,)
         ).fetchone()
-        held = (row[1], row[2]) if row else (self._generation(), 0)
-        if held != (job.expected.generation, job.expected.version):
+        if not self._matches(job, row):
             return VersionConflict("the stream has changed")
         number = last_number(self._connection) + 1
         if isinstance(job, Delete):
@@ -162,25 +171,36 @@ class Writer:
             self._commit(job, row, number)
         return None
 
+    def _matches(self, job: Commit | Delete, row: tuple[int, int, int] | None) -> bool:
+        if row is not None:
+            return row[1:] == (job.expected.generation, job.expected.version)
+        if isinstance(job, Delete) or not isinstance(job.expected, Absent):
+            return False
+        return job.head.generation >= self._generation()
+
     def _commit(self, job: Commit, row: tuple[int, int, int] | None, number: int) -> None:
         head, execute = job.head, self._connection.execute
         if row is not None and row[1] != head.generation:  # an expired stream is replaced
             self._bury(row[0])
             row = None
-        values = (head.version, number, head.owner, encode_head(head), head.touched, head.expiry())
+        values = {
+            "version": head.version,
+            "changed": number,
+            "owner": head.owner,
+            "head": encode_head(head),
+            "look": head.look,
+            "ttl": head.config.ttl if head.deleted is None else None,  # a deleted one does not expire
+            "touched": head.touched,
+            "expires": head.expiry(),
+        }
         if row is not None:
             stream = row[0]
-            execute(
-                "UPDATE stream SET version = ?, changed = ?, owner = ?, head = ?, touched = max(touched, ?),"
-                " expires = CASE WHEN ttl IS NULL THEN ? ELSE max(touched, ?) + ttl * 1000 END WHERE id = ?",
-                (*values, head.touched, stream),
-            )
+            execute(_UPDATE, {**values, "id": stream})
+            if head.start > 0 and not isinstance(job.expected, Absent) and head.start > job.expected.start:
+                self._trim(stream, head.start)
         else:
-            (stream,) = execute(
-                "INSERT INTO stream (version, changed, owner, head, touched, expires, name, generation, ttl)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (*values, job.name, head.generation, head.config.ttl),
-            ).fetchone()
+            made = {**values, "name": job.name, "generation": head.generation}
+            (stream,) = execute(_INSERT, made).fetchone()
         if job.messages:
             self._connection.executemany(
                 "INSERT INTO message (id, time, key, data) VALUES (?, ?, ?, ?)",
@@ -196,7 +216,11 @@ class Writer:
 
     def _bury(self, stream: int) -> None:
         self._connection.execute("DELETE FROM stream WHERE id = ?", (stream,))
-        self._connection.execute("INSERT INTO garbage (stream) VALUES (?)", (stream,))
+        self._connection.execute("INSERT OR REPLACE INTO garbage (stream, below) VALUES (?, NULL)", (stream,))
+        self._garbage = True
+
+    def _trim(self, stream: int, below: int) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO garbage (stream, below) VALUES (?, ?)", (stream, below))
         self._garbage = True
 
     def _touch(self, job: Touch) -> None:
@@ -218,18 +242,20 @@ class Writer:
             self._garbage = False  # tried again after the next deletion or start; it only holds space
 
     def _remove_slice(self) -> list[HeadwaterError | None]:
-        row = self._connection.execute("SELECT stream FROM garbage LIMIT 1").fetchone()
+        row = self._connection.execute("SELECT stream, below FROM garbage LIMIT 1").fetchone()
         if row is None:
             self._garbage = False
             return []
-        first, beyond = message_id(row[0], 0), message_id(row[0] + 1, 0)
+        stream, below = row
+        first = message_id(stream, 0)
+        beyond = message_id(stream + 1, 0) if below is None else message_id(stream, below + 1)
         found = self._connection.execute(
             "SELECT id, sum(length(data)) OVER (ORDER BY id) FROM"
             " (SELECT id, data FROM message WHERE id >= ? AND id < ? ORDER BY id LIMIT ?)",
             (first, beyond, GARBAGE_SLICE),
         ).fetchall()
         if not found:
-            self._connection.execute("DELETE FROM garbage WHERE stream = ?", row)
+            self._connection.execute("DELETE FROM garbage WHERE stream = ?", (stream,))
         else:
             last = next((id_ for id_, size in found if size > GARBAGE_BYTES), found[-1][0])
             self._connection.execute("DELETE FROM message WHERE id >= ? AND id <= ?", (first, last))

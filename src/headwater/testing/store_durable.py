@@ -60,8 +60,8 @@ async def everything_survives(store: Store, reopen: Reopen) -> None:
         same(await Writing(other, "ended").data(), [b"1", b"2"])
         same(await other.load("gone"), absent)
         same([name for name, _ in await other.owned()], ["kept"])
-        same([name for name, _ in await other.expired(NOW + 14_999, limit=9)], [])
-        same([name for name, _ in await other.expired(NOW + 15_000, limit=9)], ["kept"])
+        same([name for name, _ in await other.due(NOW + 14_999, limit=9)], [])
+        same([name for name, _ in await other.due(NOW + 15_000, limit=9)], ["kept"])
     finally:
         await other.aclose()
 
