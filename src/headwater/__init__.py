@@ -9,10 +9,21 @@ from headwater.client import Client                        follow with automatic
 from headwater.commits import Limits
 from headwater.decide import Stamp
 from headwater.errors import HeadwaterError
-from headwater.model import Message, Offset, Page
+from headwater.model import Message, Offset, Page, Retention
 from headwater.streams import Streams
 from headwater.writer import Writer
 
 __version__ = "0.1.0"
 
-__all__ = ["HeadwaterError", "Limits", "Message", "Offset", "Page", "Stamp", "Streams", "Writer", "__version__"]
+__all__ = [
+    "HeadwaterError",
+    "Limits",
+    "Message",
+    "Offset",
+    "Page",
+    "Retention",
+    "Stamp",
+    "Streams",
+    "Writer",
+    "__version__",
+]

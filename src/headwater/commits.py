@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from headwater.decide import Decision, Request, decide
+from headwater.decide import Create, Decision, Request, decide
 from headwater.errors import (
     BadRequest,
     HeadwaterError,
@@ -117,7 +117,7 @@ class Commits:
     ) -> tuple[asyncio.Future[None], Decision] | None:
         """The commit of what `request` makes of `before`, on its way; None where it makes nothing of it."""
         try:
-            decision = decide(before, request, self.clock(), self._drawn())
+            decision = decide(before, request, self.clock(), self._drawn() if isinstance(request, Create) else 0)
         except HeadwaterError:
             return None
         if not decision.changes:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from headwater.agui import decode
-from headwater.errors import RunNotFound, StreamNotFound
+from headwater.errors import OffsetGone, RunNotFound, StreamDeleted, StreamNotFound
 from headwater.model import Head, Offset
 from headwater.streams import Streams
 
@@ -84,22 +84,31 @@ async def read_head(streams: Streams, run_id: str) -> Head:
     """The head of a run's stream. Raises RunNotFound."""
     try:
         return await streams.head(stream_of(run_id))
-    except StreamNotFound:
+    except (StreamNotFound, StreamDeleted):
         raise RunNotFound("no such run") from None
 
 
 async def read_record(streams: Streams, run_id: str) -> Record:
-    """All that is known of a run: its input from its first events, its end from its last. Raises RunNotFound."""
+    """What is known of a run: its input from its first events, its end from its last, as far as those are kept.
+
+    Raises RunNotFound.
+    """
     head = await read_head(streams, run_id)
-    record = record_of(run_id, head)
-    given = await streams.read(stream_of(run_id), Offset(head.generation, 1), max_bytes=1)
     changes: dict[str, Any] = {}
-    if given.messages:
-        changes["input"] = decode(given.messages[0].data).get("value")
-    if head.closed:
-        last = await streams.read(stream_of(run_id), Offset(head.generation, head.tail - 1), max_bytes=1)
-        changes |= _ending(decode(last.messages[0].data))
-    return msgspec.structs.replace(record, **changes)
+    if given := await _event(streams, run_id, head, 1):
+        changes["input"] = given.get("value")
+    if head.closed and (last := await _event(streams, run_id, head, head.tail - 1)):
+        changes |= _ending(last)
+    return msgspec.structs.replace(record_of(run_id, head), **changes)
+
+
+async def _event(streams: Streams, run_id: str, head: Head, position: int) -> dict[str, Any] | None:
+    """The event behind a position; None where there is none, or it is no longer kept."""
+    try:
+        page = await streams.read(stream_of(run_id), Offset(head.generation, position), max_bytes=1)
+    except OffsetGone:
+        return None
+    return decode(page.messages[0].data) if page.messages else None
 
 
 def _ending(terminal: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ Three kinds of thread, each with its own connection: one writer (group commit ov
 watcher that tells within milliseconds what other processes committed. The loop never waits for the disk.
 
 What survives: with `synchronous=FULL`, the default, every append that returned survives the death of the process and
-loss of power. With `?sync=normal` it survives the death of the process; loss of power may take back the last moments
-(the file stays whole, and readers that saw more get an error, not a silent skip). Several times faster per append.
+loss of power. With `?sync=normal` it survives the death of the process; loss of power may take back the last moments,
+which readers may have seen, and their offsets are then given out again (docs/guarantees.md). Several times faster per
+append.
 
 Knows the contract, the file format and the writer.
 """
