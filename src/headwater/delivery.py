@@ -6,20 +6,25 @@ is the whole chunking policy. It never has a queue: while `send` waits, the read
 How a response ends tells the truth (G8): the body ends cleanly only where the stream did, or where the format has said
 in its own terms that it did not. Else the connection is cut, so that no client takes half an answer for a whole one.
 
-Knows streams and formats, and ASGI. Silence, stalled writes and expiry are looked after by one timer for all readers
-(`Rounds`), not by a timer or task each. Cancellation of a response leaves nothing behind.
+Every offset that a client learns is between two characters of a text: what it got up to there, and what it gets from
+there, may be decoded apart.
+
+Knows streams and formats, and ASGI. Silence, stalled writes, expiry and rotation are looked after by one timer for all
+readers (`Rounds`), not by a timer or task each. Cancellation of a response leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError
+from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.model import Head, Page
 from headwater.rounds import Rounds
@@ -34,6 +39,12 @@ CONNECTION: Final = "headwater.connection"
 
 UNFINISHED: Final = frozenset({"failed", "cancelled"})
 """Outcomes of a closed stream that must not look like the end of a whole one."""
+
+HELD_BYTES: Final = 1024 * 1024
+"""Of text, behind its first message, in which no message ends where a character does: that is no text, and is sent."""
+
+ROTATION_JITTER: Final = 0.1
+"""Of the time between rotations, more or less: those who came together do not all come back together."""
 
 LAST_WRITE_SECONDS: Final = 1.0
 """A write that is not taken for so long while the server goes away: its reader is let go, the others have been told."""
@@ -60,6 +71,9 @@ class Policy:
     has the kernel give up on one that takes nothing at all before that.)"""
     chunk_bytes: int = 64 * 1024
     """In one write: what a reader that is behind gets at a time, before the others have their turn."""
+    rotate_seconds: float | None = None
+    """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
+    never; what it is good for are shared caches that collapse requests, which need them to end."""
 
 
 class Delivery:
@@ -85,13 +99,15 @@ class Delivery:
         format_: Format,
         headers: Iterable[tuple[str, str]] = (),
         status: int = 200,
+        anchored: bool = True,
     ) -> None:
         """Send the stream from `cursor` to the client until it is over, the client is gone, or the server drains.
 
-        Takes the cursor over and closes it.
+        `anchored`: the client that repeats its request gets all that it would have got now; not so where it asked for
+        what comes from now on. Takes the cursor over and closes it.
         """
         cursor.max_bytes = self.policy.chunk_bytes
-        reader = _Reader(self, cursor, format_, send)
+        reader = _Reader(self, cursor, format_, send, anchored)
         listening = asyncio.create_task(_listen(receive, reader), name="headwater-reader-listens")
         self.served += 1
         self._joined(reader)
@@ -146,7 +162,7 @@ class _Interrupted(Exception):
 class _Reader:
     """One response: the loop. `Rounds` calls `due` when its time has come."""
 
-    def __init__(self, delivery: Delivery, cursor: Cursor, format_: Format, send: Send) -> None:
+    def __init__(self, delivery: Delivery, cursor: Cursor, format_: Format, send: Send, anchored: bool) -> None:
         self._streams, self._policy = delivery.streams, delivery.policy
         self._cursor, self._format, self._send = cursor, format_, send
         self._clock = asyncio.get_running_loop().time
@@ -154,6 +170,10 @@ class _Reader:
         self._waiter: asyncio.Future[None] | None = None
         self._last_write = self._clock()
         self._writing = False
+        self._anchored = anchored
+        rotate = delivery.policy.rotate_seconds if format_.ends_openly else None
+        jitter = random.uniform(1 - ROTATION_JITTER, 1 + ROTATION_JITTER)  # noqa: S311 -- no secret
+        self._rotate_at = math.inf if rotate is None else self._clock() + rotate * jitter
         self.gone = False
         """The client has closed the connection."""
         self.stalled = False
@@ -172,12 +192,13 @@ class _Reader:
         begun = False
         while not self.gone:
             wakes = tail.wakes
-            page = await cursor.take()
+            page = await self._take()
             if page is None and not begun:  # who begins at the tail is told so, in formats that have a word for it
-                page = Page([], cursor.offset, cursor.offset, up_to_date=True, closed=False)
+                page = self._standing(up_to_date=True)
             begun = True
             if page is not None:
                 await self._write(self._rendered(page))
+                self._anchored = self._anchored or bool(page.messages)
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
                 if page.closed:
@@ -186,8 +207,46 @@ class _Reader:
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
+            if self._clock() >= self._rotate_at and self._anchored and not self.gone:
+                standing = self._standing(up_to_date=page is None or page.up_to_date)
+                await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
+                return
             if page is None and tail.wakes == wakes:
                 await self._wait()
+
+    def _standing(self, *, up_to_date: bool) -> Page:
+        return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
+
+    async def _take(self) -> Page | None:
+        """The next page. Where the format needs it, messages at its end wait for the rest of a character; what never
+        gets one is sent when the stream is closed, or when it is too much to wait for."""
+        cursor, start = self._cursor, self._cursor.offset
+        page = await cursor.take()
+        if page is None or page.closed or not self._format.in_characters:
+            return page
+        while not (count := whole(page.messages)):
+            held = sum(len(message.data) for message in page.messages[1:])
+            if held > HELD_BYTES or not page.messages:
+                return page
+            cursor.offset = start
+            if page.up_to_date:
+                return None
+            larger = 2 * (held + len(page.messages[0].data)) + self._policy.chunk_bytes
+            page = await self._larger(larger)
+            if page is None or page.closed:
+                return page
+        if count == len(page.messages):
+            return page
+        cursor.offset = page.messages[count - 1].offset
+        return page._replace(messages=page.messages[:count], next=cursor.offset)
+
+    async def _larger(self, max_bytes: int) -> Page | None:
+        cursor, usual = self._cursor, self._cursor.max_bytes
+        cursor.max_bytes = max_bytes
+        try:
+            return await cursor.take()
+        finally:
+            cursor.max_bytes = usual
 
     def _rendered(self, page: Page) -> bytes:
         if not page.up_to_date:
@@ -245,7 +304,8 @@ class _Reader:
         head = self._cursor.tail.head
         end = head.expiry() if isinstance(head, Head) else None
         left = math.inf if end is None else (end - self._streams.clock()) / 1000
-        return min(self._last_write + self._policy.heartbeat_seconds, self._clock() + left)
+        rotate_at = self._rotate_at if self._anchored else math.inf
+        return min(self._last_write + self._policy.heartbeat_seconds, self._clock() + left, rotate_at)
 
     def look_after(self) -> None:
         """Its time has come: for a heartbeat, for the stream to expire, or for a stalled write to be given up."""

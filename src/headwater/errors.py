@@ -8,6 +8,7 @@
     │   └── ProducerFenced         403   a newer epoch of this producer exists
     ├── NotFound                   404
     │   ├── StreamNotFound         404
+    │   │   └── StreamDeleted      410   but forks of it remain: its name is free again when the last one is gone
     │   ├── RunNotFound            404
     │   └── AgentNotFound          404
     ├── NotAcceptable              406   no such format for this stream
@@ -20,7 +21,6 @@
     │   └── KeyReused              409   an Idempotency-Key with another body
     ├── OffsetMismatch             412   the stream does not end where the append expected it (If-Match)
     ├── OffsetGone                 410   trimmed away, or of an earlier stream of this name (G5)
-    ├── StreamDeleted              410   deleted; its name is free again when its last fork is gone
     ├── TooLarge                   413
     ├── HeadersTooLarge            431
     ├── TooManyRequests            429   retry after a pause
@@ -90,6 +90,10 @@ class StreamNotFound(NotFound):
     code = "stream_not_found"
 
 
+class StreamDeleted(StreamNotFound):
+    status, code = 410, "stream_deleted"
+
+
 class RunNotFound(NotFound):
     code = "run_not_found"
 
@@ -136,10 +140,6 @@ class KeyReused(Conflict):
 
 class OffsetGone(HeadwaterError):
     status, code = 410, "offset_gone"
-
-
-class StreamDeleted(HeadwaterError):
-    status, code = 410, "stream_deleted"
 
 
 class OffsetMismatch(HeadwaterError):

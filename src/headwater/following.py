@@ -18,6 +18,7 @@ from headwater.delivery import STREAMING_HEADERS, Delivery, Receive, Scope, Send
 from headwater.errors import Draining, HeadwaterError
 from headwater.formats.format import Format
 from headwater.model import Head
+from headwater.positions import NOW
 from headwater.problems import answer
 
 _OURS: Final = {"content-type", *(name for name, _ in STREAMING_HEADERS)}
@@ -72,7 +73,9 @@ class Following(Response):
             return bodiless(204, [*own, *ended])  # nothing to resume: EventSource stops for good
 
         async def deliver(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._delivery.respond(scope, receive, send, cursor, format_, own, self.status_code)
+            await self._delivery.respond(
+                scope, receive, send, cursor, format_, own, self.status_code, anchored=resumed != NOW
+            )
 
         return deliver
 

@@ -63,14 +63,14 @@ class Forks:
         return f"<Forks in {self._store!r}>"
 
     async def create(self, name: str, request: Create) -> Decision:
-        """Make the fork that `request.fork_of` asks for, or agree that it exists.
+        """Make a stream, the fork that `request.fork_of` asks for if so, or agree that it exists.
 
         Raises StreamNotFound (no source), Conflict (the source was deleted), ContentTypeMismatch, BadOffset,
         OffsetGone, BadRequest (sub-offset), StreamExists.
         """
         asked = request.fork_of
         if asked is None:
-            raise BadRequest("a fork needs the stream that it is forked off from")
+            return await self._commits.carry_out(name, request)
         checked_name(asked.source)
         for _ in range(MOST_CONFLICTS):
             known = await self._commits.look(name)
@@ -102,6 +102,14 @@ class Forks:
             return False
         await self._let_go(head)
         return True
+
+    async def cleared(self, name: str) -> bool:
+        """Whether a name was only taken by a stream that is over and that no fork needs any more; it is free then."""
+        head = await self._commits.look(name)
+        if isinstance(head, Absent):
+            return True
+        needed = not self._is_over(head) or await self._claimed(name, head)
+        return not needed and await self.remove(name, head)
 
     async def recheck(self, name: str, head: Head) -> bool:
         """Look whether a withdrawn stream is still needed, and remove it if not. False: it has changed meanwhile."""

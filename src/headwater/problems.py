@@ -13,6 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from headwater.errors import HeadwaterError
+from headwater.wire.durable import tail_tag
 
 _log = logging.getLogger("headwater.http")
 
@@ -20,6 +21,7 @@ SAFETY_HEADERS: Final = (("x-content-type-options", "nosniff"), ("cross-origin-r
 """On every answer (Durable Streams 12.7): no sniffing, and readable by pages that isolate themselves."""
 
 RETRY_AFTER_SECONDS: Final = 1
+"""Of an error that may pass, unless its detail `retry_after` says another time."""
 
 # Facts of an error that Durable Streams tells in headers (5.2.1, 5.3).
 _DETAIL_HEADERS: Final = {
@@ -27,6 +29,7 @@ _DETAIL_HEADERS: Final = {
     "expected": "producer-expected-seq",
     "received": "producer-received-seq",
     "offset": "stream-next-offset",
+    "earliest": "stream-earliest-offset",  # ours: where a stream begins whose front was trimmed away
 }
 
 
@@ -41,8 +44,10 @@ def answer(error: Exception) -> Response:
             headers[_DETAIL_HEADERS[name]] = str(value)
     if error.code == "stream_closed":
         headers["stream-closed"] = "true"
+    if error.status == 412:
+        headers["etag"] = tail_tag(str(error.detail["offset"]))
     if error.retry:
-        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+        headers["retry-after"] = str(error.detail.get("retry_after", RETRY_AFTER_SECONDS))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     said = {"error": {"code": error.code, "message": error.said, "retry": error.retry, **error.detail}}

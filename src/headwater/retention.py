@@ -21,7 +21,7 @@ import msgspec
 
 from headwater.commits import Commits
 from headwater.decide import Decision, Trim
-from headwater.errors import StreamDeleted, StreamNotFound
+from headwater.errors import StreamNotFound
 from headwater.forks import Forks
 from headwater.lineage import read_messages
 from headwater.model import Head, Message, Offset, Retention
@@ -77,7 +77,7 @@ class Keeping:
             trim = msgspec.structs.replace(trim, look=now + PINNED_MS)
         elif kept is not None:
             trim = await self._front(name, head, kept, now)
-        with suppress(StreamNotFound, StreamDeleted):  # gone meanwhile, and with it what was over
+        with suppress(StreamNotFound):  # gone meanwhile, and with it what was over
             await self._commits.carry_out(name, trim)
 
     async def _front(self, name: str, head: Head, kept: Retention, now: int) -> Trim:

@@ -26,7 +26,7 @@ from typing import Any, Self
 from headwater.commits import Commits, Limits, checked_name, now_ms
 from headwater.cursor import Cursor
 from headwater.decide import Append, Create, Decision, ForkOf, Item, Request, Stamp
-from headwater.errors import BadRequest, TooLarge
+from headwater.errors import BadRequest, StreamExists, TooLarge
 from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
@@ -203,9 +203,14 @@ class Streams:
     async def carry_out(self, name: str, request: Request) -> Decision:
         """The whole of what create, append, fork and close can say, for protocols that say more than those."""
         checked_name(name)
-        if isinstance(request, Create) and request.fork_of is not None:
+        if not isinstance(request, Create):
+            return await self._commits.carry_out(name, request)
+        try:
             return await self._forks.create(name, request)
-        return await self._commits.carry_out(name, request)
+        except StreamExists:
+            if not await self._forks.cleared(name):
+                raise
+        return await self._forks.create(name, request)
 
     def writer(
         self,

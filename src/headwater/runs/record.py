@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from headwater.agui import decode
-from headwater.errors import OffsetGone, RunNotFound, StreamDeleted, StreamNotFound
+from headwater.errors import OffsetGone, RunNotFound, StreamNotFound
 from headwater.model import Head, Offset
 from headwater.streams import Streams
 
@@ -84,7 +84,7 @@ async def read_head(streams: Streams, run_id: str) -> Head:
     """The head of a run's stream. Raises RunNotFound."""
     try:
         return await streams.head(stream_of(run_id))
-    except (StreamNotFound, StreamDeleted):
+    except StreamNotFound:
         raise RunNotFound("no such run") from None
 
 
