@@ -1,12 +1,13 @@
 # Every command sets up what it needs first. PYTHON=python3.13 (or a path) uses that interpreter, in an environment of its own.
 export PYTHON
 
-.PHONY: help demo test check
+.PHONY: help demo test check bench
 
 help:
 	@echo "make demo    an agent on a local language model, streamed to a page in your browser"
 	@echo "make test    all tests: the fast ones, then those that start real servers"
 	@echo "make check   style, types, the floors of the house and its public face"
+	@echo "make bench   the benchmarks, beside the servers they are compared with (bench/README.md)"
 
 demo:
 	@scripts/demo
@@ -16,3 +17,6 @@ test:
 
 check:
 	@scripts/check
+
+bench:
+	@scripts/bench

@@ -81,6 +81,10 @@ class Tail:
         end = bisect_right(self._sums, self._sums[index] + max_bytes) - 1
         return self._messages[index : min(max(end, index + 1), index + MOST_MESSAGES)]
 
+    def reaches(self, offset: Offset) -> bool:
+        """Whether the ring goes up to `offset` or beyond it."""
+        return offset.generation == self._generation and offset.position <= self._base + len(self._messages)
+
     def rendered(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
         """`make()`, or what it gave when somebody asked for the same `key` a moment ago."""
         made = self._memo.get(key)

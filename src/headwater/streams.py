@@ -32,7 +32,7 @@ from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
 from headwater.leases import Leases
 from headwater.lineage import read_messages
-from headwater.model import Config, Head, Offset, Page, Retention
+from headwater.model import Config, Head, Message, Offset, Page, Retention
 from headwater.positions import resolve
 from headwater.retention import Keeping, Rules
 from headwater.store import Store
@@ -244,7 +244,9 @@ class Streams:
             return page_of(head, start, [])
         tail = self.hub.known(name)
         page_bytes = max_bytes or self.limits.page_bytes
-        messages: Sequence[Any] = tail.messages(start, page_bytes) if tail is not None else []
+        messages: Sequence[Message] = []
+        if tail is not None and tail.reaches(head.offset):  # else another process has gone beyond the ring
+            messages = tail.messages(start, page_bytes)
         if not messages:
             messages = await read_messages(self.store, name, head, start, max_bytes=page_bytes)
         return page_of(head, start, messages)
