@@ -32,10 +32,18 @@ class Site(Client):
 
 
 @asynccontextmanager
-async def open_site(limits: Limits | None = None, sources: Any = (), **app: Any) -> AsyncIterator[Site]:
-    """`sources`: what can be run, if there are to be runs; `app`: further arguments of App."""
+async def open_site(
+    limits: Limits | None = None, sources: Any = (), *, retention: Any = (), known_offsets: bool = True, **app: Any
+) -> AsyncIterator[Site]:
+    """`sources`: what can be run, if there are to be runs; `app`: further arguments of App.
+
+    `known_offsets`: offsets are those that `at` gives. Forks need them to be drawn, as they are otherwise.
+    """
     loop = asyncio.get_running_loop()
-    streams = Streams("memory:", limits=limits or Limits(), clock=lambda: START_MS + round(loop.time() * 1000))
+    clock = lambda: START_MS + round(loop.time() * 1000)  # noqa: E731
+    streams = Streams("memory:", limits=limits or Limits(), retention=retention, clock=clock)
+    if known_offsets:
+        streams._commits._drawn = lambda: 0  # type: ignore[method-assign]
     async with streams:
         if not sources:
             yield Site(streams, App(streams, **app))

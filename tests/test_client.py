@@ -46,6 +46,7 @@ AT_ONCE = Retry(sleep=no_pause, jitter=lambda: 1.0)
 async def serving(streams: Streams, runs: Runs | None = None, port: int = 0, **options) -> AsyncIterator[int]:
     """A real server on a real socket, on this loop; gives its port."""
     listening = socket.create_server(("127.0.0.1", port))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as a real server has it: no 40 ms for an ACK
     app = App(streams, runs, **options)
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
     task = asyncio.create_task(server.serve(sockets=[listening]))

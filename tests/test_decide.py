@@ -5,18 +5,35 @@ import itertools
 import msgspec
 import pytest
 
-from headwater.decide import MANY_PRODUCERS, PRODUCER_MEMORY_MS, Append, Create, Item, Stamp, decide, media_type
+from headwater.decide import (
+    MANY_PRODUCERS,
+    PRODUCER_MEMORY_MS,
+    Append,
+    Create,
+    ForkOf,
+    Hold,
+    Item,
+    Stamp,
+    Trim,
+    Withdraw,
+    decide,
+    media_type,
+)
 from headwater.errors import (
     BadRequest,
+    Conflict,
     ContentTypeMismatch,
+    HeadwaterError,
+    OffsetMismatch,
     ProducerFenced,
     ProducerGap,
     SequenceRegression,
     StreamClosed,
+    StreamDeleted,
     StreamExists,
     StreamNotFound,
 )
-from headwater.model import Absent, Config, Head, Offset, Producer
+from headwater.model import BEGINNING, Absent, Config, Fork, Head, Offset, Producer, Retention, Segment
 
 NOW = 1_700_000_000_000
 TEXT = Config("text/plain")
@@ -404,3 +421,260 @@ def test_a_clock_that_is_set_back_does_not_end_a_stream_early():
     head = decide(Absent(0), Create(Config(ttl=10)), 100_000).head
     head = decide(head, Append([Item(b"x")]), 95_000).head
     assert head.expiry() == 110_000
+
+
+# -- generations -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "drawn", "made_in"),
+    [
+        (Absent(7), 0, 7),
+        (Absent(7), 7, 7),
+        (Absent(7), 9, 9),
+        (Head(Config("a/b", 1), generation=7), 0, 8),
+        (Head(Config("a/b", 1), generation=7), 7, 8),
+        (Head(Config("a/b", 1), generation=7), 99, 99),
+    ],
+)
+def test_a_drawn_generation_is_taken_unless_the_name_has_had_it(before, drawn, made_in):
+    """G1"""
+    assert decide(before, Create(TEXT), NOW, drawn).head.generation == made_in
+
+
+@pytest.mark.parametrize(("drawn", "made_in"), [(0, 51), (50, 51), (51, 51), (99, 99)])
+def test_a_fork_is_of_a_later_generation_than_its_family(drawn, made_in):
+    fork = Fork("s", 3, 0, 3, (Segment("r", 40, 1), Segment("s", 50, 3)), "claim")
+    decision = decide(Absent(7), Create(TEXT, ONE, fork_of=ForkOf("s"), fork=fork, start=1), NOW, drawn)
+    assert [message.offset for message in decision.messages] == [Offset(made_in, 4)]
+    head = decision.head
+    assert (head.generation, head.start, head.first, head.tail, head.size, head.fork) == (made_in, 1, 3, 4, 1, fork)
+
+
+# -- expected offsets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expected", "carried_out"),
+    [
+        (Offset(7, 1), True),
+        (Offset(7, 0), False),
+        (Offset(7, 2), False),
+        (Offset(6, 1), False),
+        (Offset(8, 1), False),
+        (BEGINNING, False),
+    ],
+)
+def test_an_append_may_say_where_the_stream_has_to_end(expected, carried_out):
+    head = made(Append(ONE))
+    for request in (Append(ONE, expected=expected), Append(close=True, expected=expected)):
+        if carried_out:
+            assert decide(head, request, NOW).what == "appended"
+        else:
+            with pytest.raises(OffsetMismatch) as raised:
+                decide(head, request, NOW)
+            assert raised.value.detail == {"offset": str(Offset(7, 1))}
+
+
+def test_the_beginning_is_where_an_empty_stream_ends():
+    assert decide(made(), Append(ONE, expected=BEGINNING), NOW).what == "appended"
+    assert decide(made(), Append(ONE, expected=Offset(7, 0)), NOW).what == "appended"
+    with pytest.raises(OffsetMismatch):
+        decide(msgspec.structs.replace(made(Append(ONE)), start=1), Append(ONE, expected=BEGINNING), NOW)
+
+
+def test_a_repeated_append_is_one_although_the_stream_has_gone_on_by_it():
+    first = Append(ONE, stamp=Stamp("p", 0, 0), expected=Offset(7, 0))
+    head = made(first)
+    assert decide(head, first, NOW).what == "duplicate"
+    closing = Append(ONE, stamp=Stamp("p", 0, 1), close=True, expected=Offset(7, 1))
+    closed = decide(head, closing, NOW).head
+    assert decide(closed, closing, NOW).what == "duplicate"
+
+
+def test_a_mismatch_does_not_move_its_producer():
+    head = made(stamped(0, 0))
+    with pytest.raises(OffsetMismatch):
+        decide(head, stamped(0, 1, expected=Offset(7, 0)), NOW)
+    assert decide(head, stamped(0, 1, expected=Offset(7, 1)), NOW).what == "appended"
+
+
+# -- forks (4.2) -------------------------------------------------------------------------------------------------------
+
+FORK = Fork("s", 2, 1, 3, (Segment("s", 5, 3),), "claim")
+FORKED = decide(Absent(7), Create(Config("a/b", 60), fork_of=ForkOf("s", Offset(5, 2), 1), fork=FORK), NOW).head
+SAME = Config("")
+
+
+@pytest.mark.parametrize(
+    ("asked", "agree"),
+    [
+        (Create(SAME, fork_of=ForkOf("s", Offset(5, 2), 1)), True),
+        (Create(SAME, fork_of=ForkOf("s", None, 1)), True),
+        (Create(Config("a/b", 60), fork_of=ForkOf("s", Offset(5, 2), 1)), True),
+        (Create(SAME, fork_of=ForkOf("s", Offset(5, 2))), False),
+        (Create(SAME, fork_of=ForkOf("s", Offset(5, 3))), False),
+        (Create(SAME, fork_of=ForkOf("s", Offset(5, 1), 1)), False),
+        (Create(SAME, fork_of=ForkOf("other", Offset(5, 2), 1)), False),
+        (Create(Config("x/y"), fork_of=ForkOf("s", Offset(5, 2), 1)), False),
+        (Create(Config("", 61), fork_of=ForkOf("s", Offset(5, 2), 1)), False),
+        (Create(Config("", None, NOW + 1), fork_of=ForkOf("s", Offset(5, 2), 1)), False),
+        (Create(Config("", retention=Retention(messages=1)), fork_of=ForkOf("s", Offset(5, 2), 1)), False),
+        (Create(SAME, closed=True, fork_of=ForkOf("s", Offset(5, 2), 1)), False),
+        (Create(Config("a/b", 60)), False),
+    ],
+)
+def test_forking_again_agrees_on_where_and_what_or_conflicts(asked, agree):
+    if agree:
+        assert decide(FORKED, asked, NOW).what == "exists"
+    else:
+        with pytest.raises(StreamExists):
+            decide(FORKED, asked, NOW)
+
+
+def test_a_stream_that_is_no_fork_agrees_with_no_forking():
+    with pytest.raises(StreamExists):
+        decide(made(), Create(SAME, fork_of=ForkOf("s")), NOW)
+
+
+def test_a_fork_that_nobody_found_possible_is_not_made():
+    with pytest.raises(StreamNotFound):
+        decide(Absent(7), Create(SAME, fork_of=ForkOf("s")), NOW)
+
+
+def test_a_stream_that_is_to_be_forked_is_held():
+    head = made(Append(ONE, close=True))
+    decision = decide(head, Hold(), NOW)
+    assert (decision.what, decision.messages) == ("held", [])
+    assert decision.head == msgspec.structs.replace(head, version=head.version + 1, forked=1)
+    assert decide(decision.head, Hold(), NOW).head.forked == 2
+
+
+def test_retention_is_agreed_on_only_where_it_is_said():
+    head = decide(Absent(0), Create(Config("a/b", retention=Retention(messages=5))), NOW).head
+    assert decide(head, Create(Config("a/b")), NOW).what == "exists"
+    assert decide(head, Create(Config("a/b", retention=Retention(messages=5))), NOW).what == "exists"
+    for other in (Retention(messages=6), Retention(bytes=5)):
+        with pytest.raises(StreamExists):
+            decide(head, Create(Config("a/b", retention=other)), NOW)
+
+
+# -- soft deletion (4.2) -----------------------------------------------------------------------------------------------
+
+KEPT = msgspec.structs.replace(made(stamped(0, 0), config=Config("a/b", 5)), forked=1, owner="i")
+WITHDRAWN = decide(KEPT, Withdraw(7, NOW + 9), NOW + 1).head
+
+
+def test_what_is_withdrawn_keeps_its_messages_and_its_name_and_nothing_else():
+    assert (WITHDRAWN.deleted, WITHDRAWN.look, WITHDRAWN.owner, WITHDRAWN.producers) == (NOW + 1, NOW + 9, None, {})
+    assert (WITHDRAWN.tail, WITHDRAWN.offset, WITHDRAWN.version) == (KEPT.tail, KEPT.offset, KEPT.version + 1)
+    assert WITHDRAWN.expiry() is None
+    again = decide(WITHDRAWN, Withdraw(7, NOW + 99), NOW + 50).head
+    assert (again.deleted, again.look) == (NOW + 1, NOW + 99)
+
+
+def test_one_that_has_expired_is_withdrawn_too_and_no_other_of_its_name():
+    assert decide(KEPT, Withdraw(7, NOW), NOW + 5_000).what == "withdrawn"
+    for before in (Absent(9), msgspec.structs.replace(KEPT, generation=8), msgspec.structs.replace(KEPT, generation=6)):
+        with pytest.raises(StreamNotFound):
+            decide(before, Withdraw(7, NOW), NOW)
+
+
+@pytest.mark.parametrize("later", [0, 10_000_000])
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (Append(ONE), StreamDeleted),
+        (Append(close=True), StreamDeleted),
+        (stamped(0, 0), StreamDeleted),
+        (Append(), StreamDeleted),
+        (Trim(KEPT, 1, 1, None), StreamDeleted),
+        (Create(Config("a/b", 5)), StreamExists),
+        (Create(SAME, fork_of=ForkOf("s")), StreamExists),
+        (Hold(), Conflict),
+    ],
+)
+def test_a_withdrawn_stream_takes_nothing_however_long_it_is_kept(request_, error, later):
+    with pytest.raises(error) as raised:
+        decide(WITHDRAWN, request_, NOW + later)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (Create(TEXT), StreamExists),
+        (Append(ONE), StreamNotFound),
+        (Hold(), StreamNotFound),
+        (Trim(KEPT, 1, 1, None), StreamNotFound),
+    ],
+)
+def test_a_stream_that_expired_while_forks_may_need_it_is_not_replaced(request_, error):
+    with pytest.raises(error) as raised:
+        decide(KEPT, request_, NOW + 5_000)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("request_", [Append(ONE), Hold(), Withdraw(0, 0), Trim(KEPT, 1, 1, None)])
+def test_what_is_not_there_is_neither_held_nor_trimmed_nor_withdrawn(request_):
+    with pytest.raises(StreamNotFound):
+        decide(Absent(0), request_, NOW)
+
+
+# -- trimming ----------------------------------------------------------------------------------------------------------
+
+LONG = made(Append((Item(b"12"), Item(b"345"), Item(b"6"), Item(b""))))
+
+
+def test_a_trim_moves_the_start_and_counts_what_is_gone():
+    head = msgspec.structs.replace(LONG, look=NOW)
+    decision = decide(head, Trim(head, 2, 5, NOW + 9), NOW)
+    assert (decision.what, decision.messages, decision.changes) == ("trimmed", [], True)
+    wanted = msgspec.structs.replace(head, version=head.version + 1, start=2, trimmed=5, look=NOW + 9)
+    assert decision.head == wanted
+    last = decide(wanted, Trim(wanted, 4, 1, None), NOW).head
+    assert (last.start, last.first, last.tail, last.size, last.trimmed, last.look) == (4, 4, 4, 6, 6, None)
+
+
+def test_a_trim_of_nothing_says_when_to_look_next():
+    decision = decide(LONG, Trim(LONG, 0, 0, NOW + 9), NOW)
+    assert (decision.what, decision.changes, decision.head.look) == ("noted", True, NOW + 9)
+
+
+@pytest.mark.parametrize(
+    ("changed", "start", "has_effect"),
+    [
+        ({"tail": 9}, 2, True),
+        ({"closed": True}, 2, True),
+        ({"version": 99}, 2, True),
+        ({"tail": 9}, 0, False),
+        ({"start": 1}, 2, False),
+        ({"forked": 1}, 2, False),
+        ({"generation": 8}, 2, False),
+    ],
+)
+def test_a_trim_is_of_the_stream_as_it_was_found(changed, start, has_effect):
+    head = msgspec.structs.replace(LONG, **changed)
+    decision = decide(head, Trim(LONG, start, 0, None), NOW)
+    assert decision.changes == has_effect
+    assert decision.head.start == (start if has_effect else head.start)
+
+
+def test_no_request_mistakes_one_error_for_another():
+    """Whatever is asked of whatever head, the answer is a decision or one of our errors."""
+    heads = [Absent(3), made(), LONG, CLOSED, FORKED, KEPT, WITHDRAWN]
+    requests = [Create(TEXT), Create(SAME, fork_of=ForkOf("s")), Append(ONE), Append(close=True), Hold()]
+    requests += [Withdraw(7, NOW), Trim(LONG, 1, 1, None)]
+    for head, request, later in itertools.product(heads, requests, (0, 10_000_000)):
+        try:
+            decision = decide(head, request, NOW + later, 5)
+        except HeadwaterError as error:
+            assert 400 <= error.status < 500
+        else:
+            assert decision.changes == (decision.head is not head)
+            assert (
+                not decision.changes
+                or isinstance(head, Absent)
+                or decision.head.version != head.version
+                or (decision.head.generation > head.generation)
+            )

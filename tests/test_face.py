@@ -24,18 +24,20 @@ headwater
   Offset(generation, position)
     parse(text)
   Page(messages, start, next, up_to_date, closed, outcome=None)
+  Retention(seconds=None, bytes=None, messages=None)
   Stamp(producer, epoch, seq)
-  Streams(store='memory:', *, limits=…, clock=…)
+  Streams(store='memory:', *, limits=…, retention=(), clock=…)
     async aclose(self)
-    async append(self, name, *values, key=None, stamp=None, close=False, outcome=None)
+    async append(self, name, *values, key=None, stamp=None, expected=None, close=False, outcome=None)
     async carry_out(self, name, request)
     async close(self, name, outcome='completed')
     async create(self, name, *values, content_type='application/json', ttl=None, expires_at=None,
-          closed=False, labels=None)
+          retention=None, closed=False, labels=None)
     async cursor(self, name, offset=None, *, max_bytes=None)
     async delete(self, name)
     drain(self)
     follow(self, name, offset=None)
+    async fork(self, source, name, offset=None, *, ttl=None, expires_at=None)
     async head(self, name)
     is_open
     async list(self, prefix='', *, after=None, limit=100, newest=False)
@@ -50,13 +52,14 @@ headwater
     async send(self, value, *, key=None)
   __version__
 headwater.http
-  App(streams, runs=None, *, auth=None, origins=None, delivery=None, long_poll_seconds=30.0, pages=None)
+  App(streams, runs=None, *, auth=None, origins=None, delivery=None, admission=None, long_poll_seconds=30.0,
+        pages=None, subscriptions=None)
   StreamResponse(content, request, *, status_code=200, headers=None, media_type='text/event-stream', owner='',
         framed=None, ttl=3600)
   async error_response(_, error)
   follow(streams, name, request, *, status_code=200, headers=None)
-  lifespan(streams, runs=None)
-  opened(streams, runs=None, producers=None, *, on_signals=True)
+  lifespan(streams, runs=None, subscriptions=None)
+  opened(streams, runs=None, producers=None, *, subscriptions=None, on_signals=True)
 headwater.runs
   Record(id, agent, thread_id, status, created, title='', ended=None, input=None, usage=None, error=None,
         result=None)
@@ -78,32 +81,74 @@ headwater.runs
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='')
     statistics(self)
 headwater.client
+  Batching(linger=0.005, max_bytes=1048576, max_messages=1000, in_flight=5, buffer=8388608, patience=300.0)
   Client(base_url, *, key=None, retry=None, transport=None)
     async aclose(self)
-    async append(self, path, *values, content_type='application/json', close=False)
-    async close(self, path)
-    async create(self, path, *, content_type='application/json', ttl=None)
-    follow(self, path_or_url, offset=None, *, on_lost=None, on_connected=None)
+    async append(self, path, *values, content_type='application/json', close=False, if_match=None)
+    async close(self, path, outcome=None)
+    async create(self, path, *values, content_type='application/json', ttl=None, expires_at=None,
+          closed=False)
+    async delete(self, path)
+    follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None)
+    async fork(self, source, name, offset=None, sub_offset=None, *, ttl=None, expires_at=None)
     async head(self, path)
     async list(self, prefix='', *, after=None, limit=100)
+    producer(self, stream, *, id=None, epoch=None, claim=False, content_type='application/json',
+          boundaries=False, batching=None)
+    async read(self, path, offset=None)
   Event(data, offset, name='message')
     json(self)
-  Reader(http, url, offset, headers, retry, on_lost, on_connected)
+  OffsetExpired(message, **detail)
+  Page(messages, offset, up_to_date, closed, outcome=None)
+  Producer(batches, post, retry)
     async aclose(self)
+    async close(self, outcome=None)
+    epoch
+    async flush(self)
+    id
+    offset
+    async send(self, *values)
+    unsent
+  Reader(http, way, retry, on_lost=None, on_connected=None, *, over_to=None)
+    async aclose(self)
+    offset
+    outcome
+    over
   Retry(shortest=0.2, longest=10.0, silence=45.0, connect=10.0, sleep=…, clock=…, jitter=…)
     pause(self, failures, asked=0.0)
   StreamInfo(name, content_type, offset, closed, outcome=None, messages=None, bytes=None, created=None,
         appended=None, ttl=None, expires_at=None)
+  SyncClient(base_url, *, key=None, retry=None, transport=None)
+    append(self, path, *values, content_type='application/json', close=False, if_match=None)
+    close(self, path, outcome=None)
+    create(self, path, *values, content_type='application/json', closed=False)
+    disconnect(self)
+    producer(self, stream, *, id=None, epoch=None, claim=False, content_type='application/json',
+          boundaries=False, batching=None)
+  SyncProducer(batches, post, retry)
+    close(self, outcome=None)
+    epoch
+    flush(self)
+    id
+    leave(self)
+    offset
+    send(self, *values)
+    unsent
   Unreachable(message, **detail)
 headwater.server
   PortTaken(message, **detail)
   Protocol(config, server_state, app_state, _loop=None)
     connection_lost(self, exc)
     connection_made(self, transport)
+    data_received(self, data)
+    handle_websocket_upgrade(self)
     on_headers_complete(self)
+    on_message_begin(self)
+    on_message_complete(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
-        log_level='info', pages=…)
+        sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
+        max_readers_per_client=None, log_level='info', public_url=None, pages=…)
   listen(host, port)
   run(config, ready=None)
   async serve(config, ready=None)

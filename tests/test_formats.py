@@ -4,15 +4,19 @@ import json
 from base64 import b64encode
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headwater.errors import Draining, NotAcceptable, StreamNotFound
 from headwater.formats import accepted, by_name
+from headwater.formats.characters import MOST_CUT, is_cut, joined, whole
 from headwater.formats.durable import DurableEvents, body
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines, Raw
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import RECONNECT_MS, ServerSentEvents, stored_event
 from headwater.model import Message, Offset, Page
+from headwater.wire.durable import CURSOR_EPOCH_MS, CURSOR_INTERVAL_MS, cursor
 from headwater.wire.sse import Decoder, Event
 
 JSON, TEXT, BINARY, EVENTS = "application/json", "text/plain", "application/octet-stream", "text/event-stream"
@@ -233,6 +237,96 @@ def test_keys_tell_apart_what_renders_differently():
     ]
     assert len({form.key for form in forms}) == len(forms)
     assert ServerSentEvents("application/json; charset=utf-8").key == ServerSentEvents(JSON).key
+
+
+# -- text whose characters lie across the borders of messages ---------------------------------------------------------
+
+
+@given(st.text())
+def test_text_is_cut_only_within_a_character(text):
+    data = text.encode()
+    assert not is_cut(data)
+    for end in range(len(data) + 1):
+        try:
+            data[:end].decode()
+            inside = False
+        except UnicodeDecodeError:
+            inside = True
+        assert is_cut(data[:end]) == inside
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x80", b"\xa9", b"\xff", b"\xc0", b"\xc1", b"\xf5", b"\xe0\x80", b"\xed\xa0", b"\xf0\x80", b"\xf4\x90", b"\xc3(",
+     b"\xe2\x28", b"\xf0\x9f\x28", b"\xf0\x9f\x98\xff"],
+)  # fmt: skip
+def test_bytes_that_nothing_can_complete_are_not_waited_for(data):
+    assert not is_cut(data)
+    assert whole(page_of(b"a", data).messages) == 2
+
+
+def test_what_can_be_shown_ends_where_a_character_does():
+    smile = "😀".encode()
+    parts = [smile[n : n + 1] for n in range(4)]
+    for shown, data in [
+        (0, []),
+        (1, [b"a"]),
+        (1, [b""]),
+        (0, [smile[:2]]),
+        (0, [b"abc" + smile[:3]]),
+        (0, parts[:3]),
+        (0, [*parts[:3], b""]),
+        (4, parts),
+        (2, [b"a", b"b", smile[:1]]),
+        (2, [smile[:1], smile[1:], b"a" + smile[:1], smile[1:2], b""]),
+        (1, [smile, smile[:1], smile[1:] + smile[:1]]),
+    ]:
+        assert whole(page_of(*data).messages) == shown, data
+
+
+def test_what_is_cut_at_every_border_is_no_text_and_goes_as_it_is():
+    cut = [b"\xc3", *[b"\xa9\xc3"] * MOST_CUT]
+    assert whole(page_of(*cut[: MOST_CUT - 1]).messages) == 0
+    assert whole(page_of(*cut).messages) == len(cut)
+
+
+def test_messages_with_a_character_across_their_border_are_one_event_with_the_id_of_the_last():
+    e, smile = "é".encode(), "😀".encode()
+    data = [b"a", b"b" + e[:1], e[1:] + b"c", smile[:1], smile[1:3], smile[3:], b"", b"\xff", b"end" + e[:1]]
+    page = page_of(*data)
+    assert [(text.decode(errors="replace"), last.offset.position) for text, last in joined(page.messages)] == [
+        ("a", 1), ("béc", 3), ("😀", 6), ("", 7), ("\ufffd", 8), ("end\ufffd", 9),
+    ]  # fmt: skip
+    events = decoded(ServerSentEvents(TEXT).render(page))
+    assert [(event.data, event.id) for event in events[:3]] == [("a", id_of(1)), ("béc", id_of(3)), ("😀", id_of(6))]
+    lines = Lines(TEXT).render(page).decode().splitlines()
+    assert [json.loads(line) for line in lines] == ["a", "béc", "😀", "", "\ufffd", "end\ufffd"]
+
+
+def test_only_formats_that_decode_page_by_page_care_where_one_ends():
+    for kind in (TEXT, JSON, BINARY):
+        forms = [DurableEvents(kind, "7"), ServerSentEvents(kind), Lines(kind), Raw(kind)]
+        assert [form.in_characters for form in forms] == [kind == TEXT] * 3 + [False]
+
+
+# -- rotation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("later_ms", [0, 1_000, 60_000, 10**9])
+def test_a_rotation_tells_a_cursor_beyond_the_one_before(later_ms, jitter):
+    now = CURSOR_EPOCH_MS + 500 * CURSOR_INTERVAL_MS
+    form = DurableEvents(TEXT, cursor(now, None, jitter))
+    first, last = form.render(page_of()), form.rotation(page_of(), now + later_ms, jitter)
+    (begun,), (ended,) = decoded(first), decoded(last)
+    assert ended.event == "control"
+    told = json.loads(ended.data)
+    assert int(told.pop("streamCursor")) > int(json.loads(begun.data)["streamCursor"])
+    assert told == {"streamNextOffset": id_of(0), "upToDate": True}
+
+
+def test_a_rotation_is_nothing_that_an_event_source_would_see():
+    assert ServerSentEvents(JSON).rotation(page_of(), 0, 0.5) == b""
 
 
 # -- by name ----------------------------------------------------------------------------------------------------------

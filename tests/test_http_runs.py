@@ -230,10 +230,28 @@ async def test_a_run_is_a_stream_that_nobody_else_writes() -> None:
         await client.ask("GET", f"/v1/runs/{run}/events")
         read = await client.ask("GET", f"/v1/stream/runs/{run}?format=ndjson")
         assert json.loads(read.text.splitlines()[0])["type"] == "RUN_STARTED"
-        put = await client.ask("PUT", "/v1/stream/runs/mine")
         posted = await client.ask("POST", f"/v1/stream/runs/{run}", "{}", content_type="application/json")
+        closed = await client.ask("POST", f"/v1/stream/runs/{run}", stream_closed="true")
         deleted = await client.ask("DELETE", f"/v1/stream/runs/{run}")
-        assert (put.status, posted.status, deleted.status) == (403, 403, 403)
+        assert (posted.status, closed.status, deleted.status) == (403, 403, 403)
+
+
+async def test_a_stream_of_somebody_else_s_among_the_runs_is_no_run() -> None:
+    """TanStack AI keeps its own under the same prefix."""
+    async with serving(["ok"]) as client:
+        run = (await post(client)).headers["x-run-id"]
+        assert (await client.ask("PUT", "/v1/stream/runs/mine", content_type="application/json")).status == 201
+        assert (await client.ask("PUT", "/v1/stream/runs/zz", content_type="application/json")).status == 201
+        mine = await client.ask("POST", "/v1/stream/runs/mine", "{}", content_type="application/json")
+        assert mine.status == 204
+        assert (await client.ask("GET", "/v1/runs/mine")).status == 404
+        listed = json.loads((await client.ask("GET", "/v1/runs")).text)
+        assert [one["id"] for one in listed["runs"]] == [run]
+        page = json.loads((await client.ask("GET", "/v1/runs?limit=1")).text)
+        assert page["runs"] == []  # the newest name is none …
+        page = json.loads((await client.ask("GET", f"/v1/runs?limit=2&before={page['next']}")).text)
+        assert [one["id"] for one in page["runs"]] == [run]  # … and the next page goes on behind it
+        assert (await client.ask("DELETE", "/v1/stream/runs/mine")).status == 204
 
 
 # --- who may --------------------------------------------------------------------------------------------------------

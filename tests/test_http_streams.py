@@ -10,6 +10,7 @@ import pytest
 
 from headwater import Limits
 from headwater.http.auth import OpenDoor
+from headwater.model import Retention
 from headwater.testing import virtual_time
 from http_site import START_MS, at, facts, open_site, refused, safe
 
@@ -122,7 +123,8 @@ async def test_post_appends_and_what_was_appended_is_read():
         await site.put("t")
         for n, part in enumerate(["one ", "two"], start=1):
             done = await site.post("t", part)
-            assert (done.status, done.body, facts(done)) == (204, b"", {"stream-next-offset": at(n)})
+            told = {"stream-next-offset": at(n), "etag": f'"{at(n)}"'}
+            assert (done.status, done.body, facts(done)) == (204, b"", told)
             safe(done)
         assert (await site.ask("GET", "t")).body == b"one two"
         await site.put("j", content_type=JSON)
@@ -160,15 +162,91 @@ async def test_closing():
         await site.put("c")
         for kind in ("text/plain", JSON):  # closing alone ignores the content type, and may be said twice
             done = await site.post("c", content_type=kind, stream_closed="true")
-            assert (done.status, facts(done)) == (204, {"stream-closed": "true", "stream-next-offset": at(0)})
+            told = {"stream-closed": "true", "stream-next-offset": at(0), "etag": f'"{at(0)}"'}
+            assert (done.status, facts(done)) == (204, told)
         await site.put("d")
         last = await site.post("d", "end", stream_closed="True")
-        assert (last.status, facts(last)) == (204, {"stream-closed": "true", "stream-next-offset": at(1)})
+        told = {"stream-closed": "true", "stream-next-offset": at(1), "etag": f'"{at(1)}"'}
+        assert (last.status, facts(last)) == (204, told)
         refused(await site.post("d", "end", stream_closed="true"), 409, "stream_closed")
         await site.put("o")
         for word in ("false", "yes", "1"):
             assert (await site.post("o", "x", stream_closed=word)).status == 204
         assert "stream-closed" not in (await site.ask("HEAD", "o")).headers
+
+
+@virtual_time
+async def test_an_append_may_ask_for_the_offset_at_which_the_stream_ends():
+    async with open_site() as site:
+        await site.put("t")
+        for n, value in enumerate([f'"{at(0)}"', at(1), f' "{at(2)}" ']):
+            done = await site.post("t", f"{n}", if_match=value)
+            assert (done.status, done.headers["etag"]) == (204, f'"{at(n + 1)}"'), "which the next one may use"
+        late = await site.post("t", "x", if_match=f'"{at(2)}"')
+        refused(late, 412, "offset_mismatch")
+        assert facts(late) == {"etag": f'"{at(3)}"', "stream-next-offset": at(3)}
+        assert late.json()["error"]["offset"] == at(3)
+        for ahead in (at(4), BEYOND):
+            refused(await site.post("t", "x", if_match=ahead), 412, "offset_mismatch")
+        assert (await site.ask("GET", "t")).body == b"012"
+        refused(await site.post("t", stream_closed="true", if_match=at(2)), 412, "offset_mismatch")
+        assert (await site.post("t", stream_closed="true", if_match=at(3))).status == 204
+
+
+@virtual_time
+async def test_the_zero_offset_is_the_end_of_any_empty_stream():
+    async with open_site(known_offsets=False) as site:
+        made = await site.put("t")
+        assert made.headers["stream-next-offset"] != ZERO
+        assert (await site.post("t", "a", if_match=ZERO)).status == 204
+        refused(await site.post("t", "b", if_match=ZERO), 412, "offset_mismatch")
+
+
+@virtual_time
+async def test_of_many_appends_on_one_condition_one_is_made():
+    async with open_site() as site:
+        await site.put("t")
+        calls = await asyncio.gather(*[site.post("t", f"{n}", if_match=at(0)) for n in range(20)])
+        assert sorted(call.status for call in calls) == [204] + [412] * 19
+        assert len((await site.ask("GET", "t")).body) <= 2
+        assert (await site.ask("HEAD", "t")).headers["stream-next-offset"] == at(1)
+
+
+@virtual_time
+async def test_what_comes_before_and_after_the_condition():
+    async with open_site() as site:
+        await site.put("t", "a")
+        await site.post("t", "b", stream_seq="5")
+        refused(await site.post("t", "x", JSON, if_match=at(0)), 409, "content_type_mismatch")
+        refused(await site.post("t", "x", if_match=at(0), stream_seq="1"), 412, "offset_mismatch")
+        refused(await site.post("t", "x", if_match=at(2), stream_seq="1"), 409, "sequence_regression")
+        await site.post("t", stream_closed="true")
+        refused(await site.post("t", "x", if_match=at(0)), 409, "stream_closed")
+        refused(await site.post("none", "x", if_match=at(0)), 404, "stream_not_found")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "*", '"*"', "x", "-1", "now", f'W/"{at(1)}"', f'"{at(1)}", "{at(2)}"', f'"{at(1)}', '"', f"{at(1)},"]
+)
+def test_what_is_no_condition(value):
+    @virtual_time
+    async def run() -> None:
+        async with open_site() as site:
+            await site.put("t", "a")
+            refused(await site.post("t", "x", if_match=value), 400, "bad_request")
+            assert (await site.ask("GET", "t")).body == b"a"
+
+    run()
+
+
+@virtual_time
+async def test_a_condition_is_for_appends_without_a_producer_and_for_nothing_else():
+    async with open_site() as site:
+        await site.put("t", "a")
+        refused(await site.post("t", "x", if_match=at(1), **stamp(0, 0)), 400, "bad_request")
+        refused(await site.put("t", "a", if_match=at(0)), 400, "bad_request")
+        refused(await site.ask("DELETE", "t", if_match=at(0)), 400, "bad_request")
+        assert (await site.ask("GET", "t", if_match=at(0))).status == 200
 
 
 @virtual_time
@@ -296,6 +374,43 @@ async def test_an_absolute_expiry_never_moves_and_the_name_is_free_again():
         assert facts(await site.ask("HEAD", "s")) == {"stream-next-offset": at(1, 1), "stream-ttl": "5"}
 
 
+# -- retention (ours) -------------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_a_retention_is_agreed_on_and_shown():
+    async with open_site() as site:
+        asked = "messages=1000,bytes=5000000, seconds=60"
+        made = await site.put("t", stream_retention=asked)
+        shown = "seconds=60, bytes=5000000, messages=1000"
+        assert (made.status, made.headers["stream-retention"]) == (201, shown)
+        assert (await site.put("t", stream_retention=shown)).status == 200
+        assert (await site.put("t")).headers["stream-retention"] == shown, "who says nothing agrees"
+        refused(await site.put("t", stream_retention="seconds=61"), 409, "stream_exists")
+        assert (await site.ask("HEAD", "t")).headers["stream-retention"] == shown
+        for bad in ("", "60", "seconds=0", "seconds=1, seconds=1", "hours=1", "bytes=1;messages=1"):
+            refused(await site.put("u", stream_retention=bad), 400, "bad_request")
+
+
+@virtual_time
+async def test_an_offset_before_what_is_kept_is_gone_and_the_beginning_is_told():
+    async with open_site(retention=[("kept/*", Retention(messages=10))]) as site:
+        for name, asked in {"kept/by-rule": {}, "by-itself": {"stream_retention": "messages=10"}}.items():
+            await site.put(name, json.dumps(list(range(100))), JSON, **asked)
+            await asyncio.sleep(120)
+            assert (await site.ask("HEAD", name)).headers["stream-earliest-offset"] == at(90)
+            for query in (f"?offset={at(89)}", f"?offset={ZERO}&live=long-poll", f"?offset={at(1)}&live=sse"):
+                gone = await site.ask("GET", name + query)
+                refused(gone, 410, "offset_gone")
+                assert gone.headers["stream-earliest-offset"] == at(90) == gone.json()["error"]["earliest"]
+            gone = await site.ask("GET", f"{name}?format=sse", last_event_id=at(5))
+            assert (gone.status, gone.headers["stream-earliest-offset"]) == (410, at(90))
+            for query in ("", "?offset=-1", f"?offset={at(90)}"):
+                assert (await site.ask("GET", name + query)).json() == list(range(90, 100))
+            facts_ = (await site.ask("GET", f"/v1/streams/{name}")).json()
+            assert (facts_["start"], facts_["messages"], facts_["bytes"]) == (at(90), 10, 20)
+
+
 # -- catch-up (5.6, 8, 10) --------------------------------------------------------------------------------------------
 
 
@@ -339,6 +454,26 @@ async def test_catching_up_is_page_by_page_and_each_page_is_bounded():
                 break
         assert values == ["x" * 90] * 50
         assert pages >= 5
+
+
+@virtual_time
+async def test_20_mb_come_in_pages_of_at_most_1_mb():
+    async with open_site() as site:
+        await site.put("big")
+        data = bytes(range(256)) * 4
+        for _ in range(20):
+            await site.post("big", data * 1024)
+        for size in (1, 3 * 1024 * 1024, 2):  # a message larger than a page is a page
+            await site.post("big", b"x" * size)
+        offset, seen, sizes, up_to_date = "-1", 0, [], []
+        while not (up_to_date and up_to_date[-1]):
+            page = await site.ask("GET", f"big?offset={offset}")
+            sizes.append(len(page.body))
+            up_to_date.append("stream-up-to-date" in page.headers)
+            seen, offset = seen + len(page.body), page.headers["stream-next-offset"]
+        assert seen == 23 * 1024 * 1024 + 3
+        assert [size for size in sizes if size > 1024 * 1024] == [3 * 1024 * 1024]
+        assert up_to_date == [False] * (len(sizes) - 1) + [True]
 
 
 @virtual_time
@@ -432,15 +567,29 @@ async def test_what_a_writer_stored_is_no_page_of_this_server():
 @virtual_time
 async def test_streams_of_the_server_itself_are_written_by_nobody_else():
     async with open_site() as site:
-        for name in ("runs/x", "responses/x", "headwater/x"):
+        for name in ("responses/x", "headwater/x"):
             await site.streams.create(name, "1")
             for method in ("PUT", "POST", "DELETE"):
                 refused(await site.ask(method, name, "1", content_type=JSON), 403, "forbidden")
             call = await site.ask("GET", name)
             assert call.status == (403 if name.startswith("headwater/") else 200)
-        refused(await site.ask("PUT", "runs%2Fy", content_type=JSON), 403, "forbidden")
+        refused(await site.ask("PUT", "responses%2Fy", content_type=JSON), 403, "forbidden")
         listed = (await site.ask("GET", "/v1/streams")).json()["streams"]
-        assert [one["name"] for one in listed] == ["responses/x", "runs/x"]
+        assert [one["name"] for one in listed] == ["responses/x"]
+
+
+@virtual_time
+async def test_a_stream_of_a_kind_is_written_by_those_who_made_it():
+    async with open_site() as site:
+        await site.streams.create("runs/x", 1, labels={"kind": "run"})
+        body = {"content_type": JSON}
+        refused(await site.ask("POST", "runs/x", "1", **body), 403, "forbidden")
+        refused(await site.ask("POST", "runs/x", stream_closed="true"), 403, "forbidden")
+        refused(await site.ask("DELETE", "runs/x"), 403, "forbidden")
+        assert (await site.ask("GET", "runs/x")).body == b"[1]"
+        await site.streams.append("runs/x", 2)
+        await site.streams.close("runs/x")
+        refused(await site.ask("POST", "runs/x", "1", **body), 403, "forbidden")
 
 
 @virtual_time
@@ -470,8 +619,62 @@ async def test_listing_is_by_name_and_page_by_page():
         (b,) = (await site.ask("GET", "/v1/streams?prefix=b")).json()["streams"]
         assert b == {
             "name": "b", "content_type": "text/plain", "offset": at(0), "messages": 0, "bytes": 0, "closed": True,
-            "created": START_MS, "appended": START_MS,
+            "state": "closed", "readers": 0, "created": START_MS, "appended": START_MS,
         }  # fmt: skip
         for bad in ("0", "1001", "x", "-1", "1" * 5000, "%D9%A1"):
             refused(await site.ask("GET", f"/v1/streams?limit={bad}"), 400, "bad_request")
         assert (await site.ask("DELETE", "/v1/streams")).status == 405
+
+
+@virtual_time
+async def test_what_is_listed_of_a_stream_is_what_is_there_now():
+    async with open_site() as site:
+        await site.put("a/1", "one", stream_ttl="100")
+        await site.put("a/2", stream_closed="true")
+        reader = site.call("GET", "a/1?offset=-1&live=sse")
+        await reader.started()
+        await asyncio.sleep(5)
+        await site.post("a/1", "three", producer_id="p", producer_epoch="0", producer_seq="0")
+        first, second = (await site.ask("GET", "/v1/streams?prefix=a/")).json()["streams"]
+        assert first == {
+            "name": "a/1", "content_type": "text/plain", "offset": at(2), "messages": 2, "bytes": 8, "closed": False,
+            "state": "open", "readers": 1, "created": START_MS, "appended": START_MS + 5000, "ttl": 100,
+        }  # fmt: skip
+        assert (second["state"], second["readers"]) == ("closed", 0)
+        await reader.leave()
+        assert (await site.ask("GET", "/v1/streams/")).json()["streams"][0] == {**first, "readers": 0}
+
+
+@virtual_time
+async def test_one_stream_can_be_looked_at_without_reading_it():
+    async with open_site() as site:
+        await site.put("a b/1", "one", stream_ttl="10", stream_retention="bytes=5")
+        await site.post("a b/1", "2", producer_id="p", producer_epoch="0", producer_seq="0")
+        await asyncio.sleep(9)
+        for path in ("/v1/streams/a b/1", "/v1/streams/a%20b%2F1"):
+            shown = await site.ask("GET", path)
+            assert shown.headers["cache-control"] == "no-store"
+            assert shown.json() == {
+                "name": "a b/1", "content_type": "text/plain", "offset": at(2), "messages": 2, "bytes": 4,
+                "closed": False, "state": "open", "readers": 0, "created": START_MS, "appended": START_MS,
+                "ttl": 10, "producers": 1, "retention": {"bytes": 5},
+            }  # fmt: skip
+        await asyncio.sleep(1)
+        refused(await site.ask("GET", "/v1/streams/a b/1"), 404, "stream_not_found")
+        refused(await site.ask("GET", "/v1/streams/headwater/x"), 403, "forbidden")
+        assert (await site.ask("POST", "/v1/streams/x")).status == 405
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_a_second_base_names_the_same_streams():
+    async with open_site() as site:
+        made = await site.ask("PUT", "/streams/chat%2Frun-1?x=1", "a", content_type="text/plain")
+        assert (made.status, made.headers["location"]) == (201, "http://testserver/streams/chat/run-1")
+        for path in ("/streams/chat%2Frun-1", "/streams/chat/run-1", "chat/run-1", "chat%2Frun-1"):
+            assert (await site.ask("GET", f"{path}?offset=-1")).body == b"a"
+            assert (await site.ask("PUT", path, content_type="text/plain")).status == 200
+        for path in ("/streams", "/streams/", "/stream/x", "/v1/streams//", "/x/streams/chat"):
+            assert (await site.ask("GET", path)).status == 404

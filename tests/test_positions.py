@@ -3,7 +3,7 @@
 import pytest
 
 from headwater.errors import BadOffset, OffsetGone
-from headwater.model import BEGINNING, Config, Head, Offset
+from headwater.model import BEGINNING, Config, Fork, Head, Offset, Segment
 from headwater.positions import resolve
 
 HEAD = Head(Config(), generation=3, tail=10, start=4)
@@ -63,3 +63,46 @@ def test_offsets_sort_alike_as_tuples_and_as_text():
     assert offsets == sorted(offsets)
     assert sorted(map(str, offsets)) == [str(offset) for offset in offsets]
     assert [Offset.parse(str(offset)) for offset in offsets] == offsets
+
+
+# -- forks (4.2) -------------------------------------------------------------------------------------------------------
+
+FAMILY = (Segment("oldest", 5, 3), Segment("older", 7, 6), Segment("source", 6, 6))
+FORK = Head(Config(), generation=9, tail=10, fork=Fork("source", 6, 0, 6, FAMILY, "claim"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "position"),
+    [
+        (None, 0),
+        (BEGINNING, 0),
+        ("now", 10),
+        (Offset(9, 2), 2),
+        (Offset(9, 8), 8),
+        (Offset(5, 0), 0),
+        (Offset(5, 3), 3),
+        (Offset(7, 2), 2),
+        (Offset(7, 6), 6),
+        (Offset(6, 6), 6),
+    ],
+)
+def test_offsets_of_its_ancestors_are_good_for_a_fork_as_far_as_it_shares_them(asked, position):
+    for form in (asked, str(asked)) if isinstance(asked, Offset) else (asked,):
+        assert resolve(FORK, form) == Offset(9, position)
+
+
+@pytest.mark.parametrize("asked", [Offset(5, 4), Offset(7, 7), Offset(6, 7), Offset(8, 1), Offset(4, 0)])
+def test_what_an_ancestor_got_after_it_was_forked_is_not_the_fork_s(asked):
+    with pytest.raises(OffsetGone):
+        resolve(FORK, asked)
+    with pytest.raises(BadOffset):
+        resolve(FORK, Offset(10, 0))
+
+
+def test_a_fork_is_trimmed_for_offsets_of_its_ancestors_too():
+    head = Head(Config(), generation=9, tail=10, start=4, fork=FORK.fork)
+    assert resolve(head, None) == resolve(head, Offset(7, 4)) == Offset(9, 4)
+    for gone in (Offset(5, 3), Offset(7, 3), Offset(9, 3), BEGINNING):
+        with pytest.raises(OffsetGone):
+            resolve(head, gone)
+    assert (FORK.first, head.first, Head(Config(), generation=9, start=8, fork=FORK.fork).first) == (6, 6, 8)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import headwater.runs  # noqa: F401 -- serving imports it, and a first import reads files, which blocks
 from headwater.errors import BadRequest
 from headwater.server import PortTaken, ServeConfig, listen
 from headwater.server.connection import SEND_BUFFER_BYTES, USER_TIMEOUT_MS

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.decide import Stamp
-from headwater.errors import BadRequest
-from headwater.model import Offset
+from headwater.decide import ForkOf, Stamp
+from headwater.errors import BadOffset, BadRequest
+from headwater.model import Offset, Retention
 from headwater.wire.durable import (
     CURSOR_EPOCH_MS,
     CURSOR_INTERVAL_MS,
@@ -16,9 +16,15 @@ from headwater.wire.durable import (
     etag,
     parse_closed,
     parse_expires_at,
+    parse_fork,
+    parse_if_match,
+    parse_retention,
     parse_stamp,
     parse_ttl,
+    retention_text,
     split_json,
+    stream_name,
+    tail_tag,
 )
 
 ENDLESS = "1" * 5000
@@ -204,3 +210,96 @@ NOW = CURSOR_EPOCH_MS + 1000 * CURSOR_INTERVAL_MS + 1
 )
 def test_a_cursor_always_moves_on(clients, jitter, minted):
     assert cursor(NOW, clients, jitter) == str(minted)
+
+
+# -- forks, conditions, retention -------------------------------------------------------------------------------------
+
+AT = f"{7:016d}_{5:016d}"
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "name"),
+    [
+        ("/v1/stream/a/b", "", "a/b"),
+        ("/streams/a/b", "", "a/b"),
+        ("/v1/stream//", "", "/"),
+        ("/live/v1/stream/a", "/live", "a"),
+        ("/v1/stream/a", "/live", None),
+        ("/live/v1/stream/a", "", None),
+        ("/v1/stream/", "", None),
+        ("/v1/stream", "", None),
+        ("/v1/streams/a", "", None),
+        ("", "", None),
+    ],
+)
+def test_a_path_names_a_stream_under_either_base(path, prefix, name):
+    assert stream_name(path, prefix) == name
+
+
+@pytest.mark.parametrize(
+    ("headers", "fork"),
+    [
+        ({}, None),
+        ({"stream-forked-from": "/v1/stream/s"}, ForkOf("s")),
+        ({"stream-forked-from": "/streams/a%2Fb%20c"}, ForkOf("a/b c")),
+        ({"stream-forked-from": "/v1/stream/50%25"}, ForkOf("50%")),
+        ({"stream-forked-from": "/v1/stream/s", "stream-fork-offset": AT}, ForkOf("s", Offset(7, 5))),
+        (
+            {"stream-forked-from": "/v1/stream/s", "stream-fork-offset": AT, "stream-fork-sub-offset": "12"},
+            ForkOf("s", Offset(7, 5), 12),
+        ),
+        ({"stream-forked-from": "/v1/stream/s", "stream-fork-sub-offset": "0"}, ForkOf("s")),
+    ],
+)
+def test_a_fork_is_three_headers(headers, fork):
+    assert parse_fork(headers) == fork
+
+
+@pytest.mark.parametrize("offset", ["", "-1", "now", "5", AT[:-1], f" {AT}"])
+def test_a_fork_begins_at_a_real_offset(offset):
+    with pytest.raises(BadOffset, match="leave it out to fork at the tail"):
+        parse_fork({"stream-forked-from": "/v1/stream/s", "stream-fork-offset": offset})
+
+
+@pytest.mark.parametrize("count", ["", "-1", "+1", "05", "1.5", "x", "١", str(2**53), ENDLESS])
+def test_what_is_no_sub_offset(count):
+    given = {"stream-forked-from": "/v1/stream/s", "stream-fork-offset": AT, "stream-fork-sub-offset": count}
+    with pytest.raises(BadRequest, match="whole number"):
+        parse_fork(given)
+
+
+@pytest.mark.parametrize("text", [AT, f'"{AT}"', f'  "{AT}" '])
+def test_a_condition_is_an_offset(text):
+    assert parse_if_match([text]) == Offset(7, 5)
+    assert parse_if_match([]) is None
+    assert parse_if_match([tail_tag(Offset(7, 5))]) == Offset(7, 5)
+
+
+@pytest.mark.parametrize("values", [[""], ["*"], [f'W/"{AT}"'], [AT, AT], [f"{AT}, {AT}"], [f'""{AT}""'], ["now"]])
+def test_what_is_no_condition(values):
+    with pytest.raises(BadRequest, match='If-Match: "<offset>"'):
+        parse_if_match(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("seconds=3600", Retention(seconds=3600)),
+        ("bytes=1000000,messages=1", Retention(bytes=1000000, messages=1)),
+        (" messages=2 ,\tseconds=1", Retention(seconds=1, messages=2)),
+        (f"bytes={2**53 - 1}", Retention(bytes=2**53 - 1)),
+    ],
+)
+def test_a_retention_is_some_bounds(text, kept):
+    assert parse_retention(text) == kept
+    assert parse_retention(retention_text(kept)) == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "seconds", "seconds=", "seconds=0", "seconds=-1", "seconds=1.5", "seconds=01", "Seconds=1", "age=1",
+     "seconds=1,", "seconds=1 bytes=1", "seconds=1, seconds=2", "seconds = 1", f"bytes={2**53}", f"bytes={ENDLESS}"],
+)  # fmt: skip
+def test_what_is_no_retention(text):
+    with pytest.raises(BadRequest, match="seconds=N, bytes=N, messages=N"):
+        parse_retention(text)

@@ -21,6 +21,7 @@ from headwater.errors import (
     BadRequest,
     Conflict,
     ContentTypeMismatch,
+    Forbidden,
     OffsetMismatch,
     ProducerFenced,
     ProducerGap,
@@ -34,6 +35,9 @@ from headwater.model import BEGINNING, Absent, Config, Fork, Head, Message, Offs
 
 PRODUCER_MEMORY_MS: Final = 7 * 24 * 3600 * 1000
 """A producer that was silent for so long is forgotten once a stream has many of them (5.2.1 allows it)."""
+
+KIND: Final = "kind"
+"""The label by which a layer above knows streams for its own (a run's), and alone writes and ends them."""
 
 MANY_PRODUCERS: Final = 64
 """Below this number nobody is forgotten: the head stays small anyway."""
@@ -77,7 +81,11 @@ class Create(msgspec.Struct, frozen=True):
     fork_of: ForkOf | None = None
     """As it was asked for."""
     fork: Fork | None = None
-    """As `headwater.forks` has found it to be possible."""
+    """As `headwater.forks` has found it to be possible …"""
+    start: int = 0
+    """… and the position before the first message that can be inherited."""
+    look: int | None = None
+    """When the sweeper should look at it, ms."""
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -92,18 +100,18 @@ class Append(msgspec.Struct, frozen=True):
     outcome: str | None = None
     expected: Offset | None = None
     """Where the stream has to end for this append to be carried out."""
+    foreign: bool = False
+    """Asked for by a client: refused for a stream of a `kind`, which the layer that made it writes alone."""
 
 
 class Trim(msgspec.Struct, frozen=True):
     """Keep no message up to a position; without effect where the stream is no longer as it was when that was found."""
 
-    found: int
-    """`Head.start` then."""
+    found: Head
+    """The stream then."""
     start: int
     size: int
     """Bytes of what is trimmed, as far as it is kept under this name."""
-    forked: int
-    """`Head.forked` then: a fork that is being made needs what is there."""
     look: int | None
     """When to look next, ms."""
 
@@ -115,12 +123,14 @@ class Hold(msgspec.Struct, frozen=True):
 class Withdraw(msgspec.Struct, frozen=True):
     """Delete a stream whose messages forks still need (4.2)."""
 
+    generation: int
+    """Of the one that is meant: its name may be another stream's by now."""
     look: int
     """When to look again whether they do, ms."""
 
 
 Request = Create | Append | Trim | Hold | Withdraw
-What = Literal["created", "exists", "appended", "duplicate", "trimmed", "held", "withdrawn"]
+What = Literal["created", "exists", "appended", "duplicate", "trimmed", "noted", "held", "withdrawn"]
 
 
 class Decision(NamedTuple):
@@ -162,12 +172,15 @@ def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Dec
     if request.fork_of is not None and request.fork is None:
         raise StreamNotFound("no such stream")  # it was there a moment ago, and agreed
     generation = max(drawn, before.generation if isinstance(before, Absent) else before.generation + 1)
+    if request.fork is not None:  # an offset tells by its generation which stream of the family it is of
+        generation = max(generation, request.fork.lineage[-1].generation + 1)
     begin = request.fork.position if request.fork else 0
     messages = _messages(request.items, Offset(generation, begin), now)
     head = Head(
         config=request.config,
         generation=generation,
         tail=begin + len(messages),
+        start=request.start,
         size=sum(len(item.data) for item in request.items),
         closed=request.closed,
         outcome=request.outcome if request.closed else None,
@@ -177,6 +190,7 @@ def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Dec
         owner=None if request.closed else request.owner,
         labels=request.labels,
         fork=request.fork,
+        look=request.look,
     )
     return Decision(head, messages, "created")
 
@@ -213,7 +227,7 @@ def _hold(head: Head) -> Decision:
 
 
 def _withdraw(head: Head | Absent, request: Withdraw, now: int) -> Decision:
-    if isinstance(head, Absent):
+    if isinstance(head, Absent) or head.generation != request.generation:
         raise StreamNotFound("no such stream")
     deleted = now if head.deleted is None else head.deleted
     changed = msgspec.structs.replace(
@@ -224,16 +238,22 @@ def _withdraw(head: Head | Absent, request: Withdraw, now: int) -> Decision:
 
 def _trim(head: Head, request: Trim) -> Decision:
     """Keep nothing up to `start`; readers that are behind it learn so (G5)."""
-    if (request.found, request.forked) != (head.start, head.forked):
+    found = request.found
+    # A fork that is being made needs what is there.
+    if (found.generation, found.start, found.forked) != (head.generation, head.start, head.forked):
         return Decision(head, [], "duplicate")
+    if request.start == head.start and found.tail != head.tail:
+        return Decision(head, [], "duplicate")  # nothing was over, but may be now: it is looked at again
     trimmed = head.trimmed + request.size
     changed = msgspec.structs.replace(
         head, version=head.version + 1, start=request.start, trimmed=trimmed, look=request.look
     )
-    return Decision(changed, [], "trimmed")
+    return Decision(changed, [], "trimmed" if request.start > head.start else "noted")
 
 
 def _append(head: Head, request: Append, now: int) -> Decision:
+    if request.foreign and KIND in head.labels:
+        raise Forbidden("this stream is written by the server alone")
     if head.closed:
         return _append_to_closed(head, request)
     if not request.items and not request.close:

@@ -41,7 +41,7 @@ UNFINISHED: Final = frozenset({"failed", "cancelled"})
 """Outcomes of a closed stream that must not look like the end of a whole one."""
 
 HELD_BYTES: Final = 1024 * 1024
-"""Of text, behind its first message, in which no message ends where a character does: that is no text, and is sent."""
+"""Held back of text, behind a first message, for the rest of a character; what is more is sent as it is."""
 
 ROTATION_JITTER: Final = 0.1
 """Of the time between rotations, more or less: those who came together do not all come back together."""
@@ -188,8 +188,7 @@ class _Reader:
             await self._interrupt(error)
 
     async def _pages(self) -> None:
-        cursor, tail = self._cursor, self._cursor.tail
-        begun = False
+        tail, begun = self._cursor.tail, False
         while not self.gone:
             wakes = tail.wakes
             page = await self._take()
@@ -211,7 +210,7 @@ class _Reader:
                 standing = self._standing(up_to_date=page is None or page.up_to_date)
                 await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
                 return
-            if page is None and tail.wakes == wakes:
+            if page is None and tail.wakes == wakes and not self.gone:
                 await self._wait()
 
     def _standing(self, *, up_to_date: bool) -> Page:
@@ -222,31 +221,21 @@ class _Reader:
         gets one is sent when the stream is closed, or when it is too much to wait for."""
         cursor, start = self._cursor, self._cursor.offset
         page = await cursor.take()
-        if page is None or page.closed or not self._format.in_characters:
-            return page
-        while not (count := whole(page.messages)):
-            held = sum(len(message.data) for message in page.messages[1:])
-            if held > HELD_BYTES or not page.messages:
+        while page is not None and self._format.in_characters and not page.closed:
+            shown = whole(page.messages)
+            if shown == len(page.messages) > 0:
                 return page
-            cursor.offset = start
-            if page.up_to_date:
+            if shown:
+                cursor.offset = page.messages[shown - 1].offset
+                return page._replace(messages=page.messages[:shown], next=cursor.offset)
+            if sum(len(message.data) for message in page.messages[1:]) > HELD_BYTES:
+                return page
+            more = None if page.up_to_date else await cursor.take()
+            if more is None:  # looked at again at the next wake
+                cursor.offset = start
                 return None
-            larger = 2 * (held + len(page.messages[0].data)) + self._policy.chunk_bytes
-            page = await self._larger(larger)
-            if page is None or page.closed:
-                return page
-        if count == len(page.messages):
-            return page
-        cursor.offset = page.messages[count - 1].offset
-        return page._replace(messages=page.messages[:count], next=cursor.offset)
-
-    async def _larger(self, max_bytes: int) -> Page | None:
-        cursor, usual = self._cursor, self._cursor.max_bytes
-        cursor.max_bytes = max_bytes
-        try:
-            return await cursor.take()
-        finally:
-            cursor.max_bytes = usual
+            page = more._replace(messages=[*page.messages, *more.messages], start=start)
+        return page
 
     def _rendered(self, page: Page) -> bytes:
         if not page.up_to_date:

@@ -5,9 +5,10 @@ forked is only withdrawn when it is deleted or expires: nobody reads it any more
 taken. When the last of them is gone it goes, too, and with it what it was forked off from itself.
 
 What is needed is known by *claims*: small streams `headwater/forks/<source>/…`, each holding the name of a fork. One is
-made before its fork, and removed after it, so that a crash at any moment leaves at most a claim too many; the sweeper
-finds those. The source's head is changed in between (`Hold`): whoever deletes the source at that moment either sees the
-claim, or has the fork fail.
+made before its fork, and removed after it, so that a crash at any moment leaves at most a claim too many. Each is
+looked at once when it is no longer young, and those on a stream when it is withdrawn or to be trimmed: what stands for
+no fork goes. The source's head is changed in between (`Hold`): whoever deletes the source at that moment either sees
+the claim, or has the fork fail.
 
 Knows commits. Cancellation: a fork that was begun is made, or leaves such a claim.
 """
@@ -22,13 +23,14 @@ from typing import Final
 import msgspec
 
 from headwater.commits import MOST_CONFLICTS, Commits, checked_name
-from headwater.decide import Create, Decision, ForkOf, Hold, Item, Withdraw, media_type
+from headwater.decide import Create, Decision, ForkOf, Hold, Item, Trim, Withdraw, media_type
 from headwater.errors import (
     BadRequest,
     Conflict,
     ContentTypeMismatch,
     HeadwaterError,
     OffsetGone,
+    StoreError,
     StoreUnavailable,
     StreamNotFound,
     VersionConflict,
@@ -44,7 +46,8 @@ DEEPEST: Final = 256
 """Forks of forks of forks …: each keeps in its head where all its messages stand."""
 
 YOUNG_MS: Final = 60_000
-"""A claim without a fork may be of one that is being made; later than this it is one that a crash left behind."""
+"""A claim without a fork may be of one that is being made; later than this it is one that a crash left behind. The
+clocks of processes on one store may differ by less."""
 
 RECHECK_MS: Final = 3_600_000
 """Between two looks whether the forks of a withdrawn stream are still there. Usually the last one tells as it goes."""
@@ -94,11 +97,11 @@ class Forks:
         try:
             if head.forked and await self._claimed(name, head):
                 soon = self._commits.clock() + YOUNG_MS
-                head = (await self._commits.carry_out(name, Withdraw(look=soon))).head
+                head = (await self._commits.carry_out(name, Withdraw(head.generation, soon))).head
                 if await self._claimed(name, head):
                     return True  # the last one to go takes this stream along
             await self._commits.remove(name, head)
-        except VersionConflict:
+        except (VersionConflict, StreamNotFound):
             return False
         await self._let_go(head)
         return True
@@ -113,20 +116,32 @@ class Forks:
 
     async def recheck(self, name: str, head: Head) -> bool:
         """Look whether a withdrawn stream is still needed, and remove it if not. False: it has changed meanwhile."""
-        now = self._commits.clock()
-        look = None
+        look = await self.needed(name, head)
+        if look is None:
+            return await self.remove(name, head)
+        with suppress(StreamNotFound):
+            await self._commits.carry_out(name, Withdraw(head.generation, look))
+        return True
+
+    async def needed(self, name: str, head: Head) -> int | None:
+        """When to look again whether forks need this stream's messages, ms; None: none does."""
+        now, look = self._commits.clock(), None
         for claim, held in await self._claims(name, head, CLAIMS_LOOKED_AT):
-            if await self._stands(claim):
-                look = now + RECHECK_MS
-                break
+            if await self._stands(claim, held):
+                return now + RECHECK_MS
             if now - held.created < YOUNG_MS:
                 look = now + YOUNG_MS
             else:
                 await self._drop(claim)
-        if look is None:
-            return await self.remove(name, head)
-        await self._commits.carry_out(name, Withdraw(look=look))
-        return True
+        return look
+
+    async def review(self, claim: str, held: Head) -> None:
+        """Look at a claim that is no longer young: most stand for a fork, and will be dropped when that goes."""
+        if not await self._stands(claim, held):
+            await self._drop(claim)
+            return
+        with suppress(StreamNotFound):
+            await self._commits.carry_out(claim, Trim(held, held.start, 0, None))
 
     # -- making -------------------------------------------------------------------------------------------------------
 
@@ -140,8 +155,8 @@ class Forks:
         anchor = resolve(source, asked.offset if asked.offset is not None else source.offset)
         position, prefix = await self._branch(asked, source, anchor)
         claim = f"{_claims_on(asked.source, source)}{secrets.token_hex(8)}"
-        items = [Item(msgspec.json.encode(name))]
-        await self._commits.carry_out(claim, Create(Config("application/json"), items))
+        items, old = [Item(msgspec.json.encode(name))], self._commits.clock() + YOUNG_MS
+        await self._commits.carry_out(claim, Create(Config("application/json"), items, look=old))
         try:
             held = (await self._commits.carry_out(asked.source, Hold())).head
             if held.generation != source.generation:
@@ -151,13 +166,20 @@ class Forks:
             fork = Fork(
                 asked.source, anchor.position, asked.sub_offset, position, _lineage(asked.source, held, position), claim
             )
-            made = msgspec.structs.replace(request, config=config, items=[*prefix, *request.items], fork=fork)
+            items = [*prefix, *request.items]
+            made = msgspec.structs.replace(request, config=config, items=items, fork=fork, start=held.start)
             decision = await self._commits.carry_out(name, made)
+        except StoreError:
+            raise  # it may be there, or come to be there: the claim stays
         except HeadwaterError:
             await self._drop(claim)
             raise
-        if decision.what != "created":
+        has = decision.head.fork
+        if has is None or has.claim != claim:  # somebody else has made it
             await self._drop(claim)
+        elif self._commits.clock() >= old:
+            await self.delete(name)
+            raise StoreUnavailable("making this fork took so long that its source may be gone; try again")
         return decision
 
     async def _branch(self, asked: ForkOf, source: Head, anchor: Offset) -> tuple[int, list[Item]]:
@@ -187,18 +209,16 @@ class Forks:
     async def _claimed(self, name: str, head: Head) -> bool:
         return bool(await self._claims(name, head, 1))
 
-    async def claimed(self, name: str, head: Head) -> bool:
-        """Whether forks need this stream's messages."""
-        return bool(head.forked) and await self._claimed(name, head)
-
-    async def _stands(self, claim: str) -> bool:
-        """Whether the fork that this claim was made for is there."""
-        head = await self._commits.look(claim)
-        if isinstance(head, Absent):
+    async def _stands(self, claim: str, held: Head) -> bool:
+        """Whether the fork that this claim was made for is there, and not trimmed beyond all that it inherited."""
+        try:
+            (message,) = await self._store.read(claim, Offset(held.generation, 0), max_bytes=1)
+        except StreamNotFound:
             return False
-        (message,) = await self._store.read(claim, Offset(head.generation, 0), max_bytes=1)
-        fork = await self._commits.look(msgspec.json.decode(message.data, type=str))
-        return isinstance(fork, Head) and fork.fork is not None and fork.fork.claim == claim
+        head = await self._commits.look(msgspec.json.decode(message.data, type=str))
+        if isinstance(head, Absent) or head.fork is None:
+            return False
+        return head.fork.claim == claim and head.start <= head.fork.position
 
     async def _drop(self, claim: str) -> None:
         with suppress(StreamNotFound):
@@ -241,15 +261,8 @@ def _config(asked: Config, source: Config) -> Config:
 
 def _lineage(name: str, source: Head, position: int) -> tuple[Segment, ...]:
     """Where the messages up to `position` of the stream `name` stand."""
-    stretches = list(source.fork.lineage) if source.fork else []
-    stretches.append(Segment(name, source.generation, position))
-    lineage: list[Segment] = []
-    begin = 0
-    for stretch in stretches:
-        until = min(stretch.until, position)
-        if until > begin:
-            lineage.append(stretch._replace(until=until))
-            begin = until
-    if len(lineage) > DEEPEST:
+    inherited = source.fork.lineage if source.fork else ()
+    if len(inherited) >= DEEPEST:
         raise Conflict(f"a stream can be forked {DEEPEST} times in a row; copy it to go on")
-    return tuple(lineage)
+    family = (*inherited, Segment(name, source.generation, position))
+    return tuple(one._replace(until=min(one.until, position)) for one in family)

@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from headwater.commits import Commits
-from headwater.decide import Append, Create, Item
+from headwater.decide import KIND, Append, Create, Item
 from headwater.errors import HeadwaterError, Interrupted, OffsetGone, StreamClosed, StreamNotFound
 from headwater.model import BEGINNING, Config, Head, Offset
 
@@ -119,7 +119,7 @@ class Leases:
             if owner not in dead:
                 dead[owner] = await self._is_dead(owner)
             why = self._abandoned.get(name) or (Interrupted() if dead[owner] else None)
-            finish = self._finishers.get(head.labels.get("kind", ""))
+            finish = self._finishers.get(head.labels.get(KIND, ""))
             if why is not None and finish is not None:
                 finished += await self._finished(name, head, finish, why)
         return finished

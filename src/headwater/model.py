@@ -90,7 +90,7 @@ class Fork(msgspec.Struct, frozen=True):
     position: int
     """Position before the first message of its own; those up to here are read through `lineage`."""
     lineage: tuple[Segment, ...]
-    """Oldest first; the last one is the source, unless the fork begins before what that has itself."""
+    """All ancestors, oldest first; the last one is the source. Of some, nothing may come before `position`."""
     claim: str
     """Name of the stream by which the source is known to be needed: see `headwater.forks`."""
 

@@ -59,24 +59,27 @@ class Keeping:
     def noted(self, name: str, decision: Decision) -> Head:
         """The head that was decided on, with a note of when the stream is to be looked at."""
         head = decision.head
-        kept = self.of(name, head) if decision.messages else None
-        if kept is None:
+        forked = decision.what == "created" and head.fork is not None
+        kept = self.of(name, head) if decision.messages or forked or decision.what == "trimmed" else None
+        if kept is None or head.start >= head.tail:
             return head
         look = head.look
-        if _over(head.tail - head.start, kept.messages) or _over(head.size - head.trimmed, kept.bytes):
-            look = head.appended
+        if forked or _over(head.tail - head.start, kept.messages) or _over(head.size - head.trimmed, kept.bytes):
+            look = head.appended  # what a fork inherits may be old already
         elif look is None and kept.seconds is not None:
-            look = decision.messages[0].time + kept.seconds * 1000
+            look = head.appended + kept.seconds * 1000  # after a trim: of what is left, all came meanwhile
         return head if look == head.look else msgspec.structs.replace(head, look=look)
 
     async def trim(self, name: str, head: Head) -> None:
         """Trim what is over, as much as is done at a time."""
         kept, now = self.of(name, head), self._commits.clock()
-        trim = Trim(head.start, head.start, 0, head.forked, None)
-        if kept is not None and await self._forks.claimed(name, head):
-            trim = msgspec.structs.replace(trim, look=now + PINNED_MS)
+        trim = Trim(head, head.start, 0, None)
+        if kept is not None and head.forked and await self._forks.needed(name, head) is not None:
+            trim = Trim(head, head.start, 0, now + PINNED_MS)
         elif kept is not None:
             trim = await self._front(name, head, kept, now)
+        if (trim.start, trim.look) == (head.start, head.look):
+            return
         with suppress(StreamNotFound):  # gone meanwhile, and with it what was over
             await self._commits.carry_out(name, trim)
 
@@ -84,25 +87,25 @@ class Keeping:
         """How far the stream can be trimmed, and when to look next."""
         position, size = head.start, 0
         own = head.first
-        for _ in range(PAGES):
+        for page in range(PAGES):
             if position >= head.tail:
-                return Trim(head.start, position, size, head.forked, None)
-            start = Offset(head.generation, position)
-            for message in await read_messages(self._commits.store, name, head, start, max_bytes=PAGE_BYTES):
+                return Trim(head, position, size, None)
+            start, most = Offset(head.generation, position), PAGE_BYTES if page else 1  # often the first one stays
+            for message in await read_messages(self._commits.store, name, head, start, max_bytes=most):
                 if not _goes(message, head, position, size, kept, now):
                     look = None if kept.seconds is None else message.time + kept.seconds * 1000
-                    return Trim(head.start, position, size, head.forked, look)
+                    return Trim(head, position, size, look)
                 position += 1
                 size += len(message.data) if position > own else 0
-        return Trim(head.start, position, size, head.forked, now)
+        return Trim(head, position, size, now)
 
     async def survey(self) -> None:
-        """Note for streams that were there before a rule was: only appends do so by themselves."""
+        """Look at all streams that rules are for: they may be older than the rule. Appends note only what is new."""
         for pattern, _ in self.rules:
             prefix, after = _literal(pattern), None
             while found := await self._commits.store.list(prefix, after=after, limit=100, newest=False):
                 for name, head in found:
-                    if head.look is None and head.start < head.tail and self.of(name, head) is not None:
+                    if head.start < head.tail and self.of(name, head) is not None:
                         await self.trim(name, head)
                 after = found[-1][0]
 

@@ -1,4 +1,5 @@
-"""The sweeper: removes streams whose life is over, trims those that grew too long, looks after withdrawn ones.
+"""The sweeper: removes streams whose life is over, trims those that grew too long, looks after withdrawn ones
+and what keeps them.
 
 Expiry is exact for whoever asks; this only frees the space. Every process sweeps: what two of them do at once is
 decided by compare-and-append. Knows commits, forks and retention.
@@ -15,7 +16,7 @@ from typing import Final
 from headwater.commits import Commits
 from headwater.decide import Decision
 from headwater.errors import HeadwaterError
-from headwater.forks import Forks
+from headwater.forks import CLAIMS, Forks
 from headwater.model import Head
 from headwater.retention import Keeping
 
@@ -80,6 +81,9 @@ class Sweeper:
         """Whether anything was done: what is still due after that is left for the next sweep."""
         now = self._commits.clock()
         try:
+            if name.startswith(CLAIMS):
+                await self._forks.review(name, head)
+                return True
             if head.deleted is not None:
                 return await self._forks.recheck(name, head)
             if head.expired(now):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 import typer
 
 from headwater.cli.agents import load
+from headwater.errors import BadRequest
+from headwater.model import Retention
+from headwater.wire.durable import parse_retention
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -24,29 +29,73 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free."
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
+Agents = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME=]MODULE:AGENT...", help="Agents to offer under /v1/runs.", show_default=False),
+]
+KeyFile = Annotated[
+    str | None, typer.Option(metavar="keys.toml", help="Key file: who may do what.", show_default=False)
+]
+CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="Web pages that may use this server, like https://app.example.com; * for all. May be repeated.",
+        show_default="pages of this machine",
+    ),
+]
+Retain = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN:BOUNDS",
+        help="How much is kept of streams, by name: 'chat/*:seconds=3600', bytes=N, messages=N, or some of them with "
+        "commas between. May be repeated; the first that matches counts.",
+        show_default="everything",
+    ),
+]
+SseMax = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="After so long (10 % more or less) a live SSE response ends, and its client comes back for the next; "
+        "nothing is lost. For CDNs that make one request of many: they need responses that end, say 60.",
+        show_default="never",
+    ),
+]
+MaxAppends = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="Requests that write, by one key, or by one address where there are no keys; twice as many at once after "
+        "a pause. What is more gets 429. Behind a proxy all clients without keys have its address.",
+        show_default="no limit",
+    ),
+]
+MaxReaders = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Live readers of this server; one more gets 429.", show_default="no limit"),
+]
+MaxReadersPerClient = Annotated[
+    int | None, typer.Option(metavar="N", help="The same, of one key or address.", show_default="no limit")
+]
+
+
 def serve(  # noqa: PLR0913 -- the options of a command
-    agents: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME=]MODULE:AGENT...", help="Agents to offer under /v1/runs.", show_default=False),
-    ] = None,
+    agents: Agents = None,
     store: Store = "sqlite:///headwater.db",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 4437,
-    auth: Annotated[
-        str | None, typer.Option(metavar="keys.toml", help="Key file: who may do what.", show_default=False)
-    ] = None,
+    auth: KeyFile = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve other machines without keys.")] = False,
-    cors_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORIGIN",
-            help="Web pages that may use this server, like https://app.example.com; * for all. May be repeated.",
-            show_default="pages of this machine",
-        ),
-    ] = None,
+    cors_origin: CorsOrigins = None,
+    retain: Retain = None,
     grace: Annotated[float, typer.Option(metavar="SECONDS", help="From SIGTERM to the end.")] = 10.0,
     heartbeat: Annotated[float, typer.Option(metavar="SECONDS", help="Of silence, before a sign of life.")] = 15.0,
     long_poll_timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait of live=long-poll.")] = 30.0,
+    sse_max_seconds: SseMax = None,
+    max_appends_per_second: MaxAppends = None,
+    max_readers: MaxReaders = None,
+    max_readers_per_client: MaxReadersPerClient = None,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "info",
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
@@ -58,9 +107,10 @@ def serve(  # noqa: PLR0913 -- the options of a command
     [dim]$[/] headwater serve
     [dim]$[/] headwater serve app.agents:assistant helper=app.agents:second
     [dim]$[/] headwater serve --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
+    [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
     """
     from headwater.server import ServeConfig, run
-    from headwater.server.serve import check
+    from headwater.server.serve import check, check_values
 
     config = ServeConfig(
         store=store,
@@ -72,12 +122,45 @@ def serve(  # noqa: PLR0913 -- the options of a command
         grace=grace,
         heartbeat=heartbeat,
         long_poll=long_poll_timeout,
+        sse_max_seconds=sse_max_seconds,
+        retention=_rules(retain or []),
+        max_appends_per_second=max_appends_per_second,
+        max_readers=max_readers,
+        max_readers_per_client=max_readers_per_client,
         log_level=log_level,
     )
+    with _bad_values_said():
+        check_values(config)
     check(config)  # before any module of the caller's is imported
     _log(log_level)
     config = replace(config, agents=[load(spec) for spec in agents or []])
     raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {store} at {url} (Ctrl-C ends it)")))
+
+
+@contextmanager
+def _bad_values_said() -> Iterator[None]:
+    """One line and status 2, as for an option that is not known."""
+    try:
+        yield
+    except BadRequest as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _rules(texts: list[str]) -> list[tuple[str, Retention]]:
+    with _bad_values_said():
+        return [_rule(text) for text in texts]
+
+
+def _rule(text: str) -> tuple[str, Retention]:
+    """What `--retain` says: a pattern of names, and what is kept."""
+    pattern, _, bounds = text.rpartition(":")
+    if not pattern:
+        raise BadRequest(f"--retain {text!r}: write PATTERN:BOUNDS, like 'chat/*:seconds=3600,messages=1000'")
+    try:
+        return pattern, parse_retention(bounds)
+    except BadRequest as error:
+        raise BadRequest(f"--retain {text!r}: {error}") from error
 
 
 def demo(

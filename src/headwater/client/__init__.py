@@ -1,14 +1,39 @@
-"""The client: streams of a Headwater server over HTTP. Follows them through cuts, restarts and bad networks.
+"""The client: streams of a Headwater server, or of any Durable Streams server, over HTTP.
 
     async with Client("http://127.0.0.1:4437") as client:
-        async for event in client.follow("chat/42"):
+        async for event in client.follow("chat/42"):              # through cuts, restarts and bad networks
             print(event.offset, event.data)
 
-Knows the wire, the errors and httpx; nothing of the server side.
+        async with client.producer("chat/42") as producer:        # what is sent counts exactly once
+            await producer.send({"text": "hello"})
+
+`SyncClient` writes where there is no event loop. Knows the wire, the errors and httpx; nothing of the server side.
 """
 
 from headwater.client.answers import Unreachable
+from headwater.client.batches import Batching
 from headwater.client.client import Client, StreamInfo
-from headwater.client.reader import Event, Reader, Retry
+from headwater.client.pages import Page
+from headwater.client.producer import Producer
+from headwater.client.reader import Reader, Retry
+from headwater.client.sync import SyncClient, SyncProducer
+from headwater.client.way import Event
+from headwater.errors import OffsetGone
 
-__all__ = ["Client", "Event", "Reader", "Retry", "StreamInfo", "Unreachable"]
+OffsetExpired = OffsetGone
+"""What Durable Streams calls it (410): the offset was trimmed away, or belongs to an earlier stream of this name."""
+
+__all__ = [
+    "Batching",
+    "Client",
+    "Event",
+    "OffsetExpired",
+    "Page",
+    "Producer",
+    "Reader",
+    "Retry",
+    "StreamInfo",
+    "SyncClient",
+    "SyncProducer",
+    "Unreachable",
+]

@@ -20,6 +20,12 @@ from headwater.errors import (
     NotAcceptable,
     NotFound,
     OffsetGone,
+    OffsetMismatch,
+    ProducerFenced,
+    ProducerGap,
+    StreamClosed,
+    StreamExists,
+    StreamNotFound,
     TooLarge,
     TooManyRequests,
     Unauthorized,
@@ -57,9 +63,34 @@ def error_of(status: int, body: bytes) -> HeadwaterError:
     return error_from(said.get("code"), said.get("message"), status, detail)
 
 
+def stream_error(status: int, headers: Mapping[str, str], body: bytes, *, creating: bool = False) -> HeadwaterError:
+    """The error that the answer of any Durable Streams server about a stream is: most say it in headers alone."""
+    error = error_of(status, body)
+    narrower = StreamExists if creating and status == 409 else _narrowed(status, headers)
+    if narrower is not None and type(error) in narrower.__mro__[1:]:
+        error = narrower(str(error), **error.detail)
+    for header, name in _DETAIL_OF.items():
+        value = headers.get(header)
+        if value:
+            error.detail.setdefault(name, value if name == "offset" or not value.isdecimal() else int(value[:16]))
+    return error
+
+
+def _narrowed(status: int, headers: Mapping[str, str]) -> type[HeadwaterError] | None:
+    if status == 404:
+        return StreamNotFound
+    if status == 403 and "producer-epoch" in headers:
+        return ProducerFenced
+    if status == 409 and headers.get("stream-closed") == "true":
+        return StreamClosed
+    if status == 409 and "producer-expected-seq" in headers:
+        return ProducerGap
+    return None
+
+
 def may_pass(status: int) -> bool:
-    """Whether the same request may be answered otherwise in a while."""
-    return status == 429 or status >= 500
+    """Whether the same request may be answered otherwise in a while: 408, 429, and 5xx but for "cannot" and "never"."""
+    return status in (408, 429) or (status >= 500 and status not in (501, 505))
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -92,6 +123,15 @@ _BY_STATUS: Final[dict[int, type[HeadwaterError]]] = {
     406: NotAcceptable,
     409: Conflict,
     410: OffsetGone,
+    412: OffsetMismatch,
     413: TooLarge,
     429: TooManyRequests,
+}
+
+# Facts of an error that Durable Streams tells in headers (5.2.1, 5.3), by their names in `detail`.
+_DETAIL_OF: Final = {
+    "producer-epoch": "epoch",
+    "producer-expected-seq": "expected",
+    "producer-received-seq": "received",
+    "stream-next-offset": "offset",
 }

@@ -1,34 +1,33 @@
-"""Client: the streams of one server, over HTTP. Create, append, close, look at, list; `follow` gives a Reader.
+"""Client: the streams of one server, over HTTP: create, append, read, close, fork, delete, look at, list.
 
-Knows the paths and headers of Durable Streams and of `/v1/streams`. A request that gets no answer raises Unreachable;
-whether it was carried out is then not known.
+`follow` gives a Reader, `producer` a Producer; what is here asks once.
+
+A request that gets no answer raises Unreachable; whether it was carried out is then not known (a producer knows).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
-from urllib.parse import quote
+from typing import Any, Literal, Self
 
+import httpx
 import msgspec
 
-from headwater.client.answers import error_of
+from headwater.client import asking
+from headwater.client.answers import stream_error
+from headwater.client.asking import JSON, STREAMS, Address, Ask
+from headwater.client.batches import Batching, Lost, Reply
+from headwater.client.durable import DurablePages, Live
+from headwater.client.pages import START, Page, page
+from headwater.client.plain import PlainEvents
+from headwater.client.producer import Producer, begun, no_answer
 from headwater.client.reader import OnLost, Reader, Retry, unreachable
-from headwater.errors import BadRequest, HeadwaterError, MissingExtra, NotFound, StreamNotFound
-from headwater.wire.values import to_bytes
+from headwater.client.way import Way
+from headwater.errors import BadRequest, HeadwaterError
 
-try:
-    import httpx
-except ImportError as error:
-    raise MissingExtra("server", "httpx") from error
-
-STREAMS: Final = "/v1/stream/"
-
-_ANSWER_SECONDS: Final = 30.0
-"""For anything but following: an append waits for a disk, nothing more."""
-
-_JSON: Final = "application/json"
+By = Literal["auto", "durable", "sse", "long-poll"]
 
 
 class StreamInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,19 +65,17 @@ class Client:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """`base_url`: the server, with the path it is mounted at, if any; `key`: an API key, sent to it alone."""
-        self._base = _checked(base_url)
-        self._key, self._retry = key, retry or Retry()
+        self._address, self._retry = Address(base_url, key), retry or Retry()
         self._http = httpx.AsyncClient(
             transport=transport,
-            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=self._retry.connect, pool=None),
+            timeout=httpx.Timeout(asking.ANSWER_SECONDS, connect=self._retry.connect, pool=None),
             # A reader keeps its connection for as long as it follows: there is no sensible most.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            # What is on this machine is never behind a proxy.
-            mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
+            mounts=asking.AT_HOME,
         )
 
     def __repr__(self) -> str:
-        return f"<Client of {self._base}>"
+        return f"<Client of {self._address.base}>"
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -96,6 +93,7 @@ class Client:
         path_or_url: str,
         offset: str | None = None,
         *,
+        by: By = "auto",
         on_lost: OnLost | None = None,
         on_connected: Callable[[], None] | None = None,
     ) -> Reader:
@@ -104,21 +102,36 @@ class Client:
         `path_or_url`: a stream's name, or any URL that answers with a stream or a run as server-sent events.
         `on_lost(error, seconds)` hears of each lost connection and of the pause before the next, `on_connected()` of
         each that is made; what they raise ends the reading. Nothing is sent before the first message is asked for.
+
+        `by`: "auto" follows as plain events, where each message has its own offset, and goes over to the way of
+        Durable Streams at a server that is not Headwater. "durable" goes that way at once: text comes byte for byte,
+        and messages that arrived in one page share an offset (see `Event.offset`); caught up, it follows by SSE, and
+        text by long-poll. "sse" and "long-poll" are the same with one transport for everything, but that SSE which
+        does not get through gives way to long-poll.
         """
-        url = self._url(path_or_url)
-        if STREAMS in url.path:
-            url = url.copy_remove_param("live").copy_set_param("format", "sse")
-        headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-store"}
-        headers |= self._credentials(url)
-        return Reader(self._http, url, offset, headers, self._retry, on_lost, on_connected)
+        url = self._address.stream(path_or_url)
+        headers = {"accept-encoding": "identity", "cache-control": "no-store", **self._address.credentials(url)}
+        live: Live | None = by if by in ("sse", "long-poll") else None
+
+        def durable(at: str | None) -> Way:
+            return DurablePages(url, at, headers, live)
+
+        if by != "auto":
+            return Reader(self._http, durable(offset), self._retry, on_lost, on_connected)
+        plain = url.copy_remove_param("live").copy_set_param("format", "sse") if STREAMS in url.path else url
+        way = PlainEvents(plain, offset, {"accept": "text/event-stream", **headers})
+        return Reader(self._http, way, self._retry, on_lost, on_connected, over_to=durable)
+
+    async def read(self, path: str, offset: str | None = None) -> Page:
+        """The next page after `offset`, as it is now: without waiting, and perhaps empty. Raises OffsetGone, …."""
+        url = self._address.stream(path).copy_merge_params({"offset": offset or START})
+        response = await self._ask(Ask("GET", str(url), {"accept": "*/*"}))
+        return page(response.headers, response.content)
 
     async def head(self, path: str) -> StreamInfo:
         """How a stream stands. Raises StreamNotFound."""
-        try:
-            headers = (await self._ask("HEAD", path)).headers
-        except NotFound:  # an answer to HEAD has no body that could say so
-            raise StreamNotFound("no such stream") from None
-        ttl = headers.get("stream-ttl")
+        headers = (await self._ask(Ask("HEAD", path, {}))).headers
+        ttl, expires = headers.get("stream-ttl"), headers.get("stream-expires-at")
         return StreamInfo(
             name=path,
             content_type=headers.get("content-type", ""),
@@ -126,92 +139,134 @@ class Client:
             closed=headers.get("stream-closed") == "true",
             outcome=headers.get("stream-outcome"),
             ttl=None if ttl is None else int(ttl),
+            expires_at=None if expires is None else round(datetime.fromisoformat(expires).timestamp() * 1000),
         )
 
     async def list(
         self, prefix: str = "", *, after: str | None = None, limit: int = 100
     ) -> tuple[list[StreamInfo], str | None]:
-        """Streams by name, and what to give as `after` for the next ones (None: these were all)."""
+        """Streams by name, and what to give as `after` for the next ones (None: these were all). Headwater only."""
         query = {"prefix": prefix, "limit": str(limit)} | ({} if after is None else {"after": after})
-        url = self._base.copy_with(path=f"{self._base.path.rstrip('/')}/v1/streams", params=query)
-        response = await self._ask("GET", str(url))
+        base = self._address.base
+        url = base.copy_with(path=f"{base.path.rstrip('/')}/v1/streams", params=query)
+        response = await self._ask(Ask("GET", str(url), {}))
         try:
             listed = msgspec.json.decode(response.content, type=_Listed)
         except msgspec.DecodeError as error:
-            raise HeadwaterError(f"{self._base} does not answer like a Headwater server") from error
+            raise HeadwaterError(f"{base} does not answer like a Headwater server") from error
         return listed.streams, listed.next
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def create(self, path: str, *, content_type: str = _JSON, ttl: int | None = None) -> bool:
-        """Make a stream. True: made now; False: it was there, as described. Raises StreamExists."""
-        headers = {"content-type": content_type} | ({} if ttl is None else {"stream-ttl": str(ttl)})
-        return (await self._ask("PUT", path, headers=headers)).status_code == 201
+    async def create(
+        self,
+        path: str,
+        *values: Any,
+        content_type: str = JSON,
+        ttl: int | None = None,
+        expires_at: datetime | int | None = None,
+        closed: bool = False,
+    ) -> bool:
+        """Make a stream. True: made now; False: it was there, as described. Raises StreamExists.
 
-    async def append(self, path: str, *values: Any, content_type: str = _JSON, close: bool = False) -> str:
+        `values`: its first messages, as in `append`; `closed`: and that is all. `ttl`: seconds without a read or a
+        write after which it is gone; `expires_at`: when it is gone at any rate (a datetime, or ms since 1970).
+        """
+        made = asking.create(
+            path, values, content_type=content_type, ttl=ttl, expires_at=expires_at, closed=closed
+        )  # fmt: skip
+        return (await self._ask(made)).status_code == 201
+
+    async def fork(
+        self,
+        source: str,
+        name: str,
+        offset: str | None = None,
+        sub_offset: int | None = None,
+        *,
+        ttl: int | None = None,
+        expires_at: datetime | int | None = None,
+    ) -> bool:
+        """Make a stream that begins as `source` up to `offset` (None: its end now), and then goes its own way.
+
+        `sub_offset`: so many messages more (of a stream that is not JSON: bytes). True: made now; False: it was
+        there, as described. Raises StreamNotFound, StreamDeleted, StreamExists, BadOffset.
+        """
+        made = asking.create(name, (), content_type=None, ttl=ttl, expires_at=expires_at, closed=False)
+        forked = asking.fork(made, self._address.stream(source), offset, sub_offset)
+        return (await self._ask(forked)).status_code == 201
+
+    async def append(
+        self, path: str, *values: Any, content_type: str = JSON, close: bool = False, if_match: str | None = None
+    ) -> str:
         """Add messages, all or none, and say where the stream now ends. `close` ends it for ever in the same step.
 
         bytes and str are taken as they are, anything else becomes JSON. A stream of another content type takes one
-        message at a time. Raises StreamNotFound, StreamClosed, ContentTypeMismatch, TooLarge, ….
+        message at a time. `if_match`: only if the stream ends at this offset; else OffsetMismatch, whose
+        `detail["offset"]` is where it ends. Raises StreamNotFound, StreamClosed, ContentTypeMismatch, TooLarge, ….
         """
-        headers = {"content-type": content_type} | ({"stream-closed": "true"} if close else {})
-        response = await self._ask("POST", path, headers=headers, content=_body(values, content_type))
-        return str(response.headers.get("stream-next-offset", ""))
+        ask = asking.append(path, values, content_type=content_type, close=close, if_match=if_match)
+        return str((await self._ask(ask)).headers.get("stream-next-offset", ""))
 
-    async def close(self, path: str) -> str:
-        """End a stream for ever; closing a closed one changes nothing. Says where it ends."""
-        response = await self._ask("POST", path, headers={"stream-closed": "true"})
-        return str(response.headers.get("stream-next-offset", ""))
+    async def close(self, path: str, outcome: str | None = None) -> str:
+        """End a stream for ever; closing a closed one changes nothing. Says where it ends.
+
+        `outcome`: how it ended (`completed`, `failed`, `cancelled`), for readers of a Headwater server.
+        """
+        return str((await self._ask(asking.close(path, outcome))).headers.get("stream-next-offset", ""))
+
+    async def delete(self, path: str) -> None:
+        """Remove a stream; what was forked from it stays. Raises StreamNotFound."""
+        await self._ask(Ask("DELETE", path, {}))
+
+    def producer(
+        self,
+        stream: str,
+        *,
+        id: str | None = None,  # noqa: A002 - the protocol's own name
+        epoch: int | None = None,
+        claim: bool = False,
+        content_type: str = JSON,
+        boundaries: bool = False,
+        batching: Batching | None = None,
+    ) -> Producer:
+        """One writer to an existing stream, whose messages count exactly once, whatever fails.
+
+        `id`: None makes one up, which nobody else has. Give one where a program that is started anew is to fence off
+        its former self: with an `epoch` one higher in each life, or with `claim=True`, which takes a higher one than
+        any before it. Without a claim, an epoch that was used or passed raises ProducerFenced; with it, so does being
+        superseded later on.
+
+        A batch is one request. In a JSON stream its messages stay apart. Any other stream is bytes: what gathers in a
+        batch is joined, and is one message for those who tell messages apart; `boundaries=True` sends each alone.
+        """
+        batches = begun(
+            stream, id, epoch, claim=claim, content_type=content_type, boundaries=boundaries,
+            batching=batching, retry=self._retry,
+        )  # fmt: skip
+        return Producer(batches, self._post, self._retry)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _url(self, path_or_url: str) -> httpx.URL:
-        if path_or_url.startswith(("http://", "https://")):
-            return _checked(path_or_url)
-        if not path_or_url:
-            raise BadRequest("name a stream, like chat/42")
-        return self._base.copy_with(raw_path=f"{self._base.path.rstrip('/')}{STREAMS}{quote(path_or_url)}".encode())
-
-    def _credentials(self, url: httpx.URL) -> dict[str, str]:
-        mine = (url.scheme, url.host, url.port) == (self._base.scheme, self._base.host, self._base.port)
-        return {"authorization": f"Bearer {self._key}"} if self._key and mine else {}
-
-    async def _ask(
-        self, method: str, path: str, *, headers: dict[str, str] | None = None, content: bytes = b""
-    ) -> httpx.Response:
-        url = self._url(path)
-        sent = {**(headers or {}), **self._credentials(url)}
+    async def _ask(self, ask: Ask) -> httpx.Response:
+        url = self._address.stream(ask.path)
+        headers = {**ask.headers, **self._address.credentials(url)}
         try:
-            response = await self._http.request(method, url, headers=sent, content=content)
+            response = await self._http.request(ask.method, url, headers=headers, content=ask.content)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
             raise BadRequest(f"this request cannot be sent: {error}") from error
         except httpx.RequestError as error:
             raise unreachable(url, error) from error
         if response.status_code >= 300:
-            raise error_of(response.status_code, response.content)
+            creating = ask.method == "PUT"
+            raise stream_error(response.status_code, response.headers, response.content, creating=creating)
         return response
 
-
-def _checked(url: str) -> httpx.URL:
-    try:
-        checked = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise BadRequest(f"{url!r} is not a URL: {error}") from error
-    if checked.scheme not in ("http", "https") or not checked.host:
-        raise BadRequest(f"{url!r} is not the URL of a server; one looks like http://127.0.0.1:4437")
-    return checked
-
-
-def _body(values: tuple[Any, ...], content_type: str) -> bytes:
-    """JSON goes as an array, which a server takes apart by one level: so a list is still one message."""
-    parts = [to_bytes(value) for value in values]
-    if content_type.partition(";")[0].strip().lower() != _JSON:
-        if len(parts) > 1:
-            raise BadRequest(f"one append to a stream of {content_type} is one message")
-        return b"".join(parts)
-    try:
-        for part in parts:
-            msgspec.json.decode(part, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest('the message is not valid JSON (a text stands in quotes: "hello")') from error
-    return b"[%s]" % b",".join(parts) if parts else b""
+    async def _post(self, ask: Ask) -> Reply | Lost:
+        url = self._address.stream(ask.path)
+        headers = {**ask.headers, **self._address.credentials(url)}
+        try:
+            response = await self._http.post(url, headers=headers, content=ask.content)
+        except httpx.RequestError as error:
+            return no_answer(url, error)
+        return Reply(response.status_code, response.headers, response.content)

@@ -13,7 +13,7 @@ import msgspec
 
 from headwater.formats.format import Format, is_json, is_text
 from headwater.model import Message, Page
-from headwater.wire import sse
+from headwater.wire import durable, sse
 
 
 def body(content_type: str, messages: Sequence[Message]) -> bytes:
@@ -34,6 +34,7 @@ class DurableEvents(Format):
         """`cursor`: the Stream-Cursor of this connection (10)."""
         self._stream_type, self._cursor = stream_type, cursor
         self._json, self._text = is_json(stream_type), is_text(stream_type)
+        self.in_characters = self._text and not self._json
 
     @property
     def key(self) -> Hashable:
@@ -52,14 +53,18 @@ class DurableEvents(Format):
                 data = b"event: data\ndata:%s\n\n" % sse.one_line(whole)
             else:
                 data = sse.encode(whole if self._text else b64encode(whole), event="data")
-        return data + self._control(page)
+        return data + self._control(page, self._cursor)
 
-    def _control(self, page: Page) -> bytes:
+    def rotation(self, page: Page, now: int, jitter: float) -> bytes:
+        """The cursor has moved on: a client that sees neither it nor the offset move takes the server for stuck."""
+        return self._control(page, durable.cursor(now, self._cursor, jitter))
+
+    def _control(self, page: Page, cursor: str) -> bytes:
         said: dict[str, str | bool] = {"streamNextOffset": str(page.next)}
         if page.closed:
             said["streamClosed"] = True
         else:
-            said["streamCursor"] = self._cursor
+            said["streamCursor"] = cursor
         if page.up_to_date:
             said["upToDate"] = True
         return sse.encode(msgspec.json.encode(said), event="control")

@@ -31,6 +31,10 @@ class Format(abc.ABC):
     """Whether the client can tell, from the bytes alone, an interrupted stream from a finished one. Where it cannot,
     an interrupted response must be cut off and not ended."""
 
+    in_characters: bool = False
+    """Whether each page is decoded on its own, so that none may end in the middle of a character
+    (`headwater.formats.characters`)."""
+
     tells_failure: bool = True
     """Whether the client can tell from the bytes that a closed stream was closed as failed or cancelled. Where it
     cannot, the response is cut off then, too."""
@@ -46,6 +50,11 @@ class Format(abc.ABC):
 
     def ending(self, page: Page) -> bytes:
         """Said after the last message of a closed stream."""
+        return b""
+
+    def rotation(self, page: Page, now: int, jitter: float) -> bytes:
+        """Said when the connection ends only to be made anew. `page` is empty and says where the reader stands; `now`
+        in ms since 1970, `jitter` in [0, 1). Only of formats that end openly."""
         return b""
 
     def interruption(self, error: HeadwaterError) -> bytes:

@@ -6,12 +6,13 @@ Neither can say in its own terms that it was interrupted, so such a response is 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 import msgspec
 
+from headwater.formats.characters import joined
 from headwater.formats.format import Format, is_json, is_text
-from headwater.model import Message, Page
+from headwater.model import Page
 from headwater.wire.sse import one_line
 
 
@@ -25,19 +26,23 @@ class Lines(Format):
         """`tells_failure`: the messages themselves say how the stream ended."""
         self.tells_failure = tells_failure
         self._json, self._text = is_json(stream_type), is_text(stream_type)
+        self.in_characters = self._text and not self._json
 
     @property
     def key(self) -> Hashable:
         return "ndjson", self._json, self._text
 
     def render(self, page: Page) -> bytes:
-        return b"".join(self._line(message) for message in page.messages)
+        return b"".join([line + b"\n" for line in self._lines(page)])
 
-    def _line(self, message: Message) -> bytes:
+    def _lines(self, page: Page) -> Iterator[bytes]:
         if self._json:
-            return one_line(message.data) + b"\n"
-        text = message.data.decode(errors="replace") if self._text else b64encode(message.data).decode()
-        return one_line(msgspec.json.encode(text)) + b"\n"
+            return (one_line(message.data) for message in page.messages)
+        if self._text:  # a character across the border of messages makes one line of them
+            texts = (text.decode(errors="replace") for text, _ in joined(page.messages))
+        else:
+            texts = (b64encode(message.data).decode() for message in page.messages)
+        return (one_line(msgspec.json.encode(text)) for text in texts)
 
 
 class Raw(Format):

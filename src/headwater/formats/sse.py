@@ -1,6 +1,7 @@
 """Server-sent events for a browser's EventSource and everything that reads like one. Pure.
 
-Each message is one event whose id is the offset after it, so that `Last-Event-ID` resumes behind it. With `named`
+Each message is one event whose id is the offset after it, so that `Last-Event-ID` resumes behind it; only messages of
+text with a character across their border are one event together, with the id of the last. With `named`
 events the end of the stream is told as `event: end`, and a connection that must end before it as `event: interrupted`.
 Without them (for clients that take every event for data, whatever its name) the stream's own last message is its end.
 """
@@ -16,6 +17,7 @@ import msgspec
 
 from headwater.decide import media_type
 from headwater.errors import HeadwaterError
+from headwater.formats.characters import joined
 from headwater.formats.format import Format, is_json, is_text
 from headwater.model import Message, Page
 from headwater.wire import sse
@@ -40,6 +42,7 @@ class ServerSentEvents(Format):
         self._kind = _kind_of(stream_type)
         self._named = named
         self._prefix = prefix
+        self.in_characters = self._kind == "text"
 
     def __repr__(self) -> str:
         return f"<ServerSentEvents of {self._kind} [{'named' if self._named else 'data only'}]>"
@@ -53,10 +56,15 @@ class ServerSentEvents(Format):
         return self._named
 
     def render(self, page: Page) -> bytes:
+        if self._kind == "text":
+            return b"".join([sse.encode(text, id=self._id(last)) for text, last in joined(page.messages)])
         return b"".join(map(self._event, page.messages))
 
+    def _id(self, message: Message) -> str:
+        return f"{self._prefix}{message.offset}"
+
     def _event(self, message: Message) -> bytes:
-        id_ = f"{self._prefix}{message.offset}"
+        id_ = self._id(message)
         if self._kind == "events" and _STORED.fullmatch(message.data):
             return b"id: %s\n%s\n" % (id_.encode(), message.data)
         if self._kind == "json":

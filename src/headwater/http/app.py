@@ -10,25 +10,33 @@ authorization in the resource, and on the way out the headers that every answer 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
 
 from headwater.delivery import Cut, Delivery, Receive, Scope, Send
 from headwater.errors import NotFound
+from headwater.following import Following
+from headwater.http.admission import Admission
 from headwater.http.auth import Auth, OpenDoor
 from headwater.http.exchange import Exchange
 from headwater.http.lifespan import run_lifespan
+from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
-from headwater.http.streams import StreamResource, list_streams
-from headwater.problems import SAFETY_HEADERS, answer
+from headwater.http.socket import SocketResource
+from headwater.http.streams import StreamResource
+from headwater.http.subscriptions import CONTROL, SubscriptionResource
+from headwater.problems import RETRY_AFTER_SECONDS, SAFETY_HEADERS, answer
 from headwater.streams import Streams
+from headwater.subscriptions import Subscriptions
+from headwater.wire.durable import stream_name
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.http.runs import RunResource
     from headwater.runs import Runs
 
-STREAM: Final = "/v1/stream/"
+STREAMS: Final = "/v1/streams"
 
 Page = Callable[[Exchange], Awaitable[Response]]
 
@@ -44,14 +52,19 @@ class App:
         auth: Auth | None = None,
         origins: Origins | None = None,
         delivery: Delivery | None = None,
+        admission: Admission | None = None,
         long_poll_seconds: float = 30.0,
         pages: Mapping[str, Page] | None = None,
+        subscriptions: Subscriptions | None = None,
     ) -> None:
         """`runs`: serve `/v1/runs` too; `pages`: answers for further exact paths, made by the caller."""
-        self.streams, self.runs = streams, runs
+        self.streams, self.runs, self.subscriptions = streams, runs, subscriptions
         self.delivery = delivery or (runs.delivery if runs is not None else Delivery(streams))
         self._auth, self._origins = auth or OpenDoor(), origins or Origins()
-        self._streams = StreamResource(self.delivery, long_poll_seconds=long_poll_seconds)
+        self._admission = admission or Admission()
+        self._streams = StreamResource(self.delivery, self._admission, long_poll_seconds=long_poll_seconds)
+        self._subscriptions = SubscriptionResource(subscriptions)
+        self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission)
         self._runs = _resource(runs) if runs is not None else None
         self._pages = dict(pages or {})
 
@@ -60,11 +73,11 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await run_lifespan(receive, send, self.streams, self.runs)
+            await run_lifespan(receive, send, self.streams, self.runs, self.subscriptions)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 4404, "reason": "no WebSocket here"})
+            await self._sockets(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._auth)
@@ -81,8 +94,10 @@ class App:
         exchange.send = send_with_headers  # type: ignore[assignment]
         try:
             response = await self._routed(exchange)
-            if response is not None:
-                await response(scope, receive, send_with_headers)  # type: ignore[arg-type]
+            follows = isinstance(response, Following) and exchange.method == "GET"
+            with self._admission.reader(exchange.client) if follows else nullcontext():
+                if response is not None:
+                    await response(scope, receive, send_with_headers)  # type: ignore[arg-type]
         except Cut:
             raise
         except Exception as error:
@@ -93,18 +108,25 @@ class App:
     async def _routed(self, exchange: Exchange) -> Response | None:
         self._origins.check(exchange.method, exchange.headers)
         path = exchange.path
-        if path.startswith(STREAM) and len(path) > len(STREAM):
-            return await self._streams.answer(exchange, path.removeprefix(STREAM))
+        stream = stream_name(path)
+        if stream is not None and stream.split("/", 1)[0] == CONTROL:
+            return await self._subscriptions.answer(exchange, stream)
+        if stream is not None:
+            return await self._streams.answer(exchange, stream)
         if exchange.method == "OPTIONS":
             return Response(status_code=204)
-        if path == "/v1/streams":
+        if path in (STREAMS, f"{STREAMS}/"):
             return await list_streams(exchange, self.streams)
+        if path.startswith(f"{STREAMS}/"):
+            return await inspect_stream(exchange, self.streams, path.removeprefix(f"{STREAMS}/"))
         if path in self._pages:
             return await self._pages[path](exchange)
         if path == "/healthz":
             return Response("ok\n", media_type="text/plain")
         if path == "/readyz":
-            return Response("ok\n" if self._ready else "draining\n", 200 if self._ready else 503)
+            if self._ready:
+                return Response("ok\n", 200)
+            return Response("draining\n", 503, {"retry-after": str(RETRY_AFTER_SECONDS)})
         if (path == "/v1/runs" or path.startswith("/v1/runs/")) and self._runs is not None:
             return await self._run(exchange, self._runs, path.split("/")[3:])
         raise NotFound("there is nothing at this path")

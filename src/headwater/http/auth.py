@@ -6,10 +6,12 @@ loopback only. With one (`--auth keys.toml`) each request carries `Authorization
     [[key]]
     name = "front end"                  # the principal, shown in logs
     sha256 = "9f86d081…"                # of the key; or `secret = "…"` where the file itself is kept secret
-    actions = ["read"]                  # create append close read delete list start cancel; left out: all
+    actions = ["read"]                  # create append close read delete list start cancel subscribe; left out: all
     streams = ["chat/*", "runs/*"]      # shell patterns of stream names; left out: all
 
-To start an agent takes `start` for `runs/<its name>`, to list takes `list` for the prefix that is asked for.
+To start an agent takes `start` for `runs/<its name>`, to list takes `list` for the prefix that is asked for. To
+subscribe takes `subscribe` and `read` for all that a subscription's pattern can ever mean, and `append` for its wake
+stream.
 
 Knows the errors. No secret ever gets into a message or a repr.
 """
@@ -25,8 +27,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from headwater.errors import BadRequest, Forbidden, Unauthorized
+from headwater.subscriptions.globs import covered, shapes
 
-Action = Literal["create", "append", "close", "read", "delete", "list", "start", "cancel"]
+Action = Literal["create", "append", "close", "read", "delete", "list", "start", "cancel", "subscribe"]
 ACTIONS: Final[frozenset[str]] = frozenset(get_args(Action))
 
 
@@ -55,6 +58,13 @@ class Auth(abc.ABC):
 
     def allows(self, principal: Principal, action: Action, stream: str) -> bool:
         return action in principal.actions and any(fnmatchcase(stream, pattern) for pattern in principal.streams)
+
+    def authorize_all(self, principal: Principal, action: Action, pattern: str) -> None:
+        """Raises Forbidden unless `principal` surely may do `action` to every stream that the pattern can mean."""
+        for shape in shapes(pattern):
+            self.authorize(principal, action, shape)  # so that whoever has rules of another kind is asked, too
+        if not covered(pattern, principal.streams):
+            raise Forbidden(f"this key does not allow to {action} all that the pattern can mean")
 
 
 class OpenDoor(Auth):

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 
 from headwater.delivery import Receive, Scope, Send
 from headwater.errors import BadRequest, TooLarge
+from headwater.http.admission import place
 from headwater.http.auth import Action, Auth, Principal
 
 _DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -51,6 +52,11 @@ class Exchange:
         if self._principal is None:
             self._principal = self.auth.authenticate(self.headers)
         return self._principal
+
+    @property
+    def client(self) -> str:
+        """Whom limits count: the principal, or the network address where everybody is the same one."""
+        return place(self.scope.get("client")) if self.auth.open_to_all else self.principal.name
 
     def authorize(self, action: Action, stream: str) -> None:
         """The seam that every action passes. Raises Unauthorized or Forbidden."""

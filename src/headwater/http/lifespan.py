@@ -4,7 +4,7 @@ A server that is told to stop (SIGTERM, Ctrl-C) waits for open responses, and on
 its own: so readers must be told before, and no server tells its application in time. `headwater.server` does it by
 itself; under a plain uvicorn `lifespan` chains itself in front of the handlers that are installed, and puts them back.
 
-Knows Streams and Runs. No global state: what is chained belongs to one running application.
+Knows Streams, Runs and Subscriptions. No global state: what is chained belongs to one running application.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from headwater.delivery import Cut, Receive, Send
 from headwater.http.producers import Producers
 from headwater.http.response import STATE
 from headwater.streams import Streams
+from headwater.subscriptions import Subscriptions
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.runs import Runs
@@ -29,7 +30,12 @@ if TYPE_CHECKING:  # runs need an extra that streams do not
 
 @asynccontextmanager
 async def opened(
-    streams: Streams, runs: Runs | None = None, producers: Producers | None = None, *, on_signals: bool = True
+    streams: Streams,
+    runs: Runs | None = None,
+    producers: Producers | None = None,
+    *,
+    subscriptions: Subscriptions | None = None,
+    on_signals: bool = True,
 ) -> AsyncIterator[Streams]:
     """Open what is not open, drain on signals, and close again what was opened here."""
     mine = not streams.is_open
@@ -38,10 +44,14 @@ async def opened(
     try:
         if runs is not None:
             await runs.open()
+        if subscriptions is not None:
+            await subscriptions.open()
         with _cuts_are_no_failures(), _on_signals(lambda: drain(streams, runs, producers), wanted=on_signals):
             yield streams
     finally:
         await drain(streams, runs, producers)
+        if subscriptions is not None:
+            await subscriptions.aclose()
         if runs is not None:
             await runs.aclose()
         if mine:
@@ -49,7 +59,7 @@ async def opened(
 
 
 def lifespan(
-    streams: Streams | str, runs: Runs | None = None
+    streams: Streams | str, runs: Runs | None = None, subscriptions: Subscriptions | None = None
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """`FastAPI(lifespan=lifespan("sqlite:///app.db"))`: streams for StreamResponse, opened and drained in time.
 
@@ -60,16 +70,18 @@ def lifespan(
     @asynccontextmanager
     async def run(_: Any) -> AsyncIterator[dict[str, Any]]:
         producers = Producers(kept)
-        async with opened(kept, runs, producers):
+        async with opened(kept, runs, producers, subscriptions=subscriptions):
             yield {STATE: producers}
 
     return run
 
 
-async def run_lifespan(receive: Receive, send: Send, streams: Streams, runs: Runs | None) -> None:
+async def run_lifespan(
+    receive: Receive, send: Send, streams: Streams, runs: Runs | None, subscriptions: Subscriptions | None = None
+) -> None:
     """The ASGI lifespan protocol, for an application that is served alone."""
     await receive()
-    running = opened(streams, runs)
+    running = opened(streams, runs, subscriptions=subscriptions)
     try:
         await running.__aenter__()
     except Exception as error:

@@ -20,14 +20,14 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 ALLOWED_HEADERS: Final = (
-    "accept, authorization, content-type, if-none-match, last-event-id, idempotency-key, x-run-id, stream-ttl, "
-    "stream-expires-at, stream-closed, stream-seq, producer-id, producer-epoch, producer-seq, stream-forked-from, "
-    "stream-fork-offset, stream-fork-sub-offset"
+    "accept, authorization, content-type, if-match, if-none-match, last-event-id, idempotency-key, x-run-id, "
+    "stream-ttl, stream-expires-at, stream-closed, stream-seq, stream-retention, producer-id, producer-epoch, "
+    "producer-seq, stream-forked-from, stream-fork-offset, stream-fork-sub-offset"
 )
 EXPOSED_HEADERS: Final = (
     "location, content-location, etag, retry-after, x-run-id, stream-next-offset, stream-up-to-date, stream-closed, "
-    "stream-outcome, stream-cursor, stream-ttl, stream-expires-at, stream-sse-data-encoding, producer-epoch, "
-    "producer-seq, producer-expected-seq, producer-received-seq"
+    "stream-outcome, stream-cursor, stream-ttl, stream-expires-at, stream-retention, stream-earliest-offset, "
+    "stream-sse-data-encoding, producer-epoch, producer-seq, producer-expected-seq, producer-received-seq"
 )
 
 

@@ -6,11 +6,13 @@ Knows the names and labels of run streams and the events in them; starts and sto
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import msgspec
 
 from headwater.agui import decode
+from headwater.decide import KIND as LABEL
 from headwater.errors import OffsetGone, RunNotFound, StreamNotFound
 from headwater.model import Head, Offset
 from headwater.streams import Streams
@@ -82,10 +84,11 @@ def record_of(run_id: str, head: Head) -> Record:
 
 async def read_head(streams: Streams, run_id: str) -> Head:
     """The head of a run's stream. Raises RunNotFound."""
-    try:
-        return await streams.head(stream_of(run_id))
-    except StreamNotFound:
-        raise RunNotFound("no such run") from None
+    with suppress(StreamNotFound):
+        head = await streams.head(stream_of(run_id))
+        if _is_run(head):
+            return head
+    raise RunNotFound("no such run")
 
 
 async def read_record(streams: Streams, run_id: str) -> Record:
@@ -124,5 +127,10 @@ async def list_records(streams: Streams, *, before: str | None, limit: int) -> t
     """Runs, newest first, and the id to give as `before` for the next ones (None: these were all)."""
     after = None if before is None else stream_of(before)
     found = await streams.list(PREFIX, after=after, limit=limit, newest=True)
-    records = [record_of(name.removeprefix(PREFIX), head) for name, head in found]
-    return records, records[-1].id if len(records) == limit else None
+    records = [record_of(name.removeprefix(PREFIX), head) for name, head in found if _is_run(head)]
+    return records, found[-1][0].removeprefix(PREFIX) if len(found) == limit else None
+
+
+def _is_run(head: Head) -> bool:
+    """Other makers of streams may use the same prefix (TanStack AI does)."""
+    return head.labels.get(LABEL) == KIND

@@ -1,4 +1,5 @@
-"""uvicorn's HTTP/1.1 protocol, with the connection offered to the application, and a socket that notices dead peers.
+"""uvicorn's HTTP/1.1 protocol, with the connection offered to the application, bounds on what a request may be, and a
+socket that notices dead peers.
 
 Knows uvicorn and the extension that `headwater.delivery` looks for; nothing of streams.
 """
@@ -12,11 +13,13 @@ import socket
 import sys
 from typing import Any, Final
 
-from headwater.delivery import CONNECTION
-from headwater.errors import HeadwaterError, MissingExtra
+from headwater.delivery import CONNECTION, Receive, Scope, Send
+from headwater.errors import HeadersTooLarge, HeadwaterError, MissingExtra
+from headwater.problems import SAFETY_HEADERS, answer
+from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
 
 try:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+    from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 except ImportError as error:
     raise MissingExtra("server", "uvicorn or httptools") from error
 
@@ -32,6 +35,19 @@ long, before delivery's own deadline does; that one resumes, too."""
 
 KEEPALIVE_SECONDS: Final = 10
 """Of idleness before the kernel asks whether the peer is still there."""
+
+
+LINGER_SECONDS: Final = 2.0
+"""How long what a refused client still sends is read and thrown away. Closed at once, the connection would be reset,
+and the refusal lost with it."""
+
+TOO_LARGE: Final = HeadersTooLarge(f"request line and headers may have {MOST_HEAD_BYTES:,} bytes together")
+
+
+class RequestTimedOut(HeadwaterError):
+    """The head of a request did not come in time."""
+
+    status, code, retry = 408, "request_timed_out", True
 
 
 class PortTaken(HeadwaterError):
@@ -58,35 +74,119 @@ class Connection:
 
 
 class Protocol(HttpToolsProtocol):
-    """Puts a Connection into the scope of every request, and has the kernel look after the peer.
+    """Puts a Connection into the scope of every request, refuses heads that are too large (431) or too slow (408), and
+    has the kernel look after the peer.
 
     For your own uvicorn: `uvicorn main:app --http headwater.server:Protocol`.
     """
 
     _cycles: tuple[RequestResponseCycle, ...] = ()
     """Whose responses have not been completed: several where requests are pipelined."""
+    _over = False
+    """No request is taken here any more."""
+    _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._arrival = Arrival(self._late, self._is_waiting)
+        self._arrival.expect_head()
         accepted = transport.get_extra_info("socket")
         if accepted is not None and accepted.family != socket.AF_UNIX:
             with socket.socket(fileno=os.dup(accepted.fileno())) as same:  # uvloop's own cannot be set
                 notice_dead_peers(same)
 
+    def data_received(self, data: bytes) -> None:
+        if not self._over:
+            super().data_received(data)
+            self._took(len(data))
+
+    def _took(self, size: int) -> None:
+        if self._over:  # by what has come
+            return
+        arrival = self._arrival
+        if arrival.expected is None and self._is_idle and not self.timeout_keep_alive_task:
+            arrival.expect_head()  # line ends between requests, which uvicorn takes for the sign of one
+        if not arrival.went_on(size):
+            self._refuse(TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._arrival.expect_head(begun=True)
+
     def on_headers_complete(self) -> None:
+        self._arrival.head_came()
+        head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._too_large = head_bytes > MOST_HEAD_BYTES
         connection = Connection(self)
         extensions: dict[str, Any] = {CONNECTION: connection}
         self.scope["extensions"] = extensions
+        before, app = self.cycle, self.app
+        if self._too_large:
+            self.app, self.url = _refuse_head, b"/"  # httptools takes no URL of that size apart
         super().on_headers_complete()  # makes the cycle; the application itself runs later, in a task
-        connection.cycle = self.cycle
-        self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
+        self.app = app
+        if self.cycle is not before:  # else it becomes a WebSocket
+            connection.cycle = self.cycle
+            self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._arrival.body_came()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._arrival.forget()
+        if self._too_large:
+            self._refuse(TOO_LARGE)
+        else:
+            self._over = True
+            super().handle_websocket_upgrade()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _is_waiting(self) -> bool:
+        """Whether it is the client whose turn it is."""
+        return self._is_idle if self._arrival.expected == "head" else not self.flow.read_paused
+
+    def _late(self) -> None:
+        if self._arrival.expected == "head" and self._arrival.begun:
+            self._refuse(RequestTimedOut("the head of the request did not come in time"))
+        else:  # nothing of a request, or half of a body: there is nobody to talk to
+            self.transport.close()
+
+    def _refuse(self, error: HeadwaterError) -> None:
+        """Answer what is no request yet, and be done with the connection."""
+        self._over = True
+        self._arrival.forget()
+        if not self._is_idle:  # another answer is on its way: this one would end up within it
+            self.transport.close()
+            return
+        response = answer(error)
+        head = [*response.raw_headers, *((name.encode(), value.encode()) for name, value in SAFETY_HEADERS)]
+        lines = [b"%s: %s\r\n" % field for field in [*head, (b"connection", b"close")]]
+        self.transport.write(b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body)]))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._arrival.forget()
         for cycle in self._cycles:  # uvicorn tells the newest only, and the others would go on for ever
             cycle.disconnected = not cycle.response_complete
             cycle.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+
+
+async def _refuse_head(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of a request whose head came at once, but is too large."""
+    response = answer(TOO_LARGE)
+    for name, value in (*SAFETY_HEADERS, ("connection", "close")):
+        response.headers[name] = value
+    await response(scope, receive, send)
 
 
 def listen(host: str, port: int) -> socket.socket:

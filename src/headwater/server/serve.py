@@ -23,12 +23,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headwater.delivery import Delivery, Policy
 from headwater.errors import BadRequest, MissingExtra
+from headwater.http.admission import Admission, Bounds
 from headwater.http.app import App, Page
+from headwater.http.asked import SocketLimits
 from headwater.http.auth import Keys, OpenDoor
 from headwater.http.lifespan import drain, opened
 from headwater.http.origins import LOOPBACK, Origins
+from headwater.retention import Rules
 from headwater.server.connection import Protocol, listen
+from headwater.server.upgraded import SocketProtocol
 from headwater.streams import Streams
+from headwater.subscriptions import Subscriptions
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.runs import Runs
@@ -63,7 +68,17 @@ class ServeConfig:
     10: there, say --grace 8."""
     heartbeat: float = 15.0
     long_poll: float = 30.0
+    sse_max_seconds: float | None = None
+    """How long a live SSE response lasts (delivery.Policy.rotate_seconds)."""
+    retention: Rules = ()
+    """(shell pattern of stream names, what is kept of them); the first that matches counts."""
+    max_appends_per_second: float | None = None
+    """By one client, as the next two are per server and per client (http.admission.Bounds)."""
+    max_readers: int | None = None
+    max_readers_per_client: int | None = None
     log_level: str = "info"
+    public_url: str | None = None
+    """Where this server is reached from outside, for callbacks of webhooks; None: as their maker reached it."""
     pages: Mapping[str, Page] = field(default_factory=dict)
     """Answers for further exact paths."""
 
@@ -75,8 +90,20 @@ def check(config: ServeConfig) -> None:
             f"{config.host} is reachable from other machines, and there are no keys: give --auth keys.toml, "
             "or say --insecure if everybody who can reach it may do everything"
         )
+    check_values(config)
+
+
+def check_values(config: ServeConfig) -> None:
+    """Raises BadRequest for a value that can never be right."""
     if not 1 <= config.heartbeat <= 3600 or not 1 <= config.grace <= 3600 or not 0 < config.long_poll <= 3600:
         raise BadRequest("--heartbeat, --grace and --long-poll-timeout are seconds, from 1 to 3600")
+    if config.sse_max_seconds is not None and not 1 <= config.sse_max_seconds <= 86_400:
+        raise BadRequest("--sse-max-seconds is from 1 to 86400, like 60; leave it out for responses without an end")
+    if config.max_appends_per_second is not None and not 0.001 <= config.max_appends_per_second <= 1_000_000:
+        raise BadRequest("--max-appends-per-second is a number above 0, like 20; leave it out for no limit")
+    for option, most in (("readers", config.max_readers), ("readers-per-client", config.max_readers_per_client)):
+        if most is not None and most < 1:
+            raise BadRequest(f"--max-{option} is a whole number from 1 on; leave it out for no limit")
 
 
 def is_loopback(host: str) -> bool:
@@ -120,21 +147,25 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
     auth = OpenDoor() if config.auth is None else Keys.from_file(config.auth)
     # Without keys the only guard is being on loopback, and a page may reach that by a name that lies.
     hosts = None if config.auth is not None or config.insecure else [config.host]
-    streams = Streams(config.store)
-    delivery = Delivery(streams, Policy(heartbeat_seconds=config.heartbeat))
+    streams = Streams(config.store, retention=config.retention)
+    delivery = Delivery(streams, Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds))
+    bounds = Bounds(config.max_appends_per_second, config.max_readers, config.max_readers_per_client)
     runs = _runs(streams, delivery, config)
+    subscriptions = Subscriptions(streams, webhooks_to_loopback=is_loopback(config.host), public_url=config.public_url)
     app = App(
         streams,
         runs,
         auth=auth,
         origins=Origins(config.cors_origins, hosts),
         delivery=delivery,
+        admission=Admission(bounds),
         long_poll_seconds=config.long_poll,
         pages=config.pages,
+        subscriptions=subscriptions,
     )
     listening = listen(config.host, config.port)
     try:
-        async with opened(streams, runs, on_signals=False):
+        async with opened(streams, runs, subscriptions=subscriptions, on_signals=False):
             server = _Server(_uvicorn(app, config), streams, runs)
             host = f"[{config.host}]" if ":" in config.host else config.host
             server.on_started = lambda: ready(f"http://{host}:{listening.getsockname()[1]}") if ready else None
@@ -162,7 +193,10 @@ def _uvicorn(app: App, config: ServeConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,
-        ws="none",
+        ws=SocketProtocol,
+        ws_max_size=SocketLimits().frame_bytes,
+        ws_per_message_deflate=False,  # up to 300 KB for each connection
+        ws_ping_interval=None,  # heartbeats are frames, which pages see too; the kernel finds peers that are gone
         loop="none",
         lifespan="off",
         log_config=None,

@@ -32,8 +32,8 @@ GARBAGE_SLICE: Final = 1000
 GARBAGE_BYTES: Final = 2 * 1024 * 1024
 """The same bound for large messages."""
 
-VACUUM_PAGES: Final = 2048
-"""Given back to the system with each slice: what a slice frees, and no more."""
+VACUUM_PAGES: Final = 600
+"""Given back to the system with each slice, which frees no more than that: some milliseconds at most."""
 
 GONE_KEPT: Final = 100_000
 """Commits for which a deletion is remembered; a process that has not looked for so long wakes all it watches."""
@@ -46,6 +46,11 @@ _UPDATE: Final = (
     "UPDATE stream SET version = :version, changed = :changed, owner = :owner, head = :head, look = :look, ttl = :ttl,"
     " touched = max(touched, :touched), expires = CASE WHEN :ttl IS NULL THEN :expires"
     " ELSE max(touched, :touched) + :ttl * 1000 END WHERE id = :id"
+)
+
+_SLICE: Final = (  # so that of large messages no more than the sizes is read
+    "SELECT id, sum(size) OVER (ORDER BY id) FROM"
+    " (SELECT id, length(data) AS size FROM message WHERE id >= ? AND id < ? ORDER BY id LIMIT ?)"
 )
 
 encode_head: Final = msgspec.msgpack.Encoder().encode
@@ -249,18 +254,20 @@ class Writer:
         stream, below = row
         first = message_id(stream, 0)
         beyond = message_id(stream + 1, 0) if below is None else message_id(stream, below + 1)
-        found = self._connection.execute(
-            "SELECT id, sum(length(data)) OVER (ORDER BY id) FROM"
-            " (SELECT id, data FROM message WHERE id >= ? AND id < ? ORDER BY id LIMIT ?)",
-            (first, beyond, GARBAGE_SLICE),
-        ).fetchall()
+        found = self._connection.execute(_SLICE, (first, beyond, GARBAGE_SLICE)).fetchall()
         if not found:
             self._connection.execute("DELETE FROM garbage WHERE stream = ?", (stream,))
         else:
             last = next((id_ for id_, size in found if size > GARBAGE_BYTES), found[-1][0])
             self._connection.execute("DELETE FROM message WHERE id >= ? AND id <= ?", (first, last))
-            self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            self._give_back()
         return []
+
+    def _give_back(self) -> None:
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        for _ in range(min(free, VACUUM_PAGES)):
+            # One at a time: Python steps a statement without columns once only, which gives back one page.
+            self._connection.execute("PRAGMA incremental_vacuum(1)")
 
 
 def last_number(connection: sqlite3.Connection) -> int:

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from headwater.decide import Append, Create, Item, Stamp, decide
+from headwater.decide import Append, Create, ForkOf, Item, Stamp, decide
 from headwater.errors import OffsetGone, StoreUnavailable, StreamNotFound, VersionConflict
-from headwater.model import Absent, Config, Head, Message, Offset
+from headwater.model import Absent, Config, Fork, Head, Message, Offset, Segment
 from headwater.store import Store
 from headwater.testing.witness import NOW, Writing, eventually, items, must, raises, same
 
@@ -47,6 +47,26 @@ async def replacement_starts_a_new_generation(store: Store) -> None:
     must(absent.generation > stream.head.generation, "a deleted generation would come back")
 
 
+async def the_lowest_generation_counts_and_not_what_was_known(store: Store) -> None:
+    """G1: a stream is made in any generation that is above those deleted, on whatever a free name was known by"""
+    other, stream = Writing(store, "b"), Writing(store, "a")
+    await other.commit(Create(), generation=500)
+    await other.delete()
+    floor = (await store.load("a")).generation
+    must(floor > 500, f"{floor} is not above the deleted generation 500")
+    await raises(VersionConflict, Writing(store, "a", Absent(0)).commit(Create(), generation=floor - 1))
+    await raises(VersionConflict, Writing(store, "b", Absent(0)).commit(Create(), generation=500))
+    must(isinstance(await store.load("a"), Absent), "a refused creation made a stream")
+    await stream.commit(Create(items=items([b"1"])), generation=floor)  # decided on an Absent that is out of date
+    same((await stream.held()).generation, floor)
+    other = Writing(store, "b", Absent(7))
+    await other.commit(Create(items=items([b"1"])), generation=floor + 1_000_000)
+    same(await other.data(), [b"1"])
+    await stream.delete()
+    must((await store.load("a")).generation > floor, "a deleted generation would come back")
+    same(await other.held(), other.head)  # a higher one that lives is not touched by that
+
+
 async def heads_come_back_as_written(store: Store) -> None:
     """G2: everything in a head is kept"""
     stream = Writing(store, "a")
@@ -59,6 +79,12 @@ async def heads_come_back_as_written(store: Store) -> None:
     await stream.commit(Append(items([b"z"]), None, Stamp("p", 0, 1), close=True, outcome="failed"))
     same(await stream.held(), stream.head)
     same(stream.head.closed_by, ("p", 0, 1))
+    fork = Writing(store, "f")
+    lineage = (Segment("a", 0, 2), Segment("b/ä", 2**53, 3))
+    await fork.commit(Create(fork_of=ForkOf("b/ä"), fork=Fork("b/ä", 2, 1, 3, lineage, "claim"), start=1, look=NOW))
+    same(await fork.held(), fork.head)
+    await fork.withdraw(look=NOW + 1)
+    same(await fork.held(), fork.head)
 
 
 async def messages_come_back_as_written(store: Store) -> None:
@@ -181,6 +207,70 @@ async def reads_never_skip(store: Store) -> None:
     await raises(OffsetGone, store.read("a", Offset(generation, 1), max_bytes=1000))
     kept = await store.read("a", Offset(generation, 2), max_bytes=1000)
     same([(message.offset.position, message.data) for message in kept], [(3, b"3"), (4, b"4"), (5, b"5")])
+
+
+async def trims_are_commits_like_any_other(store: Store) -> None:
+    """G2, G5: of appends and trims submitted together each has its effect, in order; what is kept is read whole"""
+    stream, other = Writing(store, "a"), Writing(store, "b")
+    futures = [asyncio.ensure_future(stream.create(b"1")), asyncio.ensure_future(other.create(b"x", b"y"))]
+    for count in range(2, 41):
+        futures.append(asyncio.ensure_future(stream.append(b"%d" % count)))
+        if count % 10 == 0:
+            futures.append(asyncio.ensure_future(stream.trim(count - 3)))
+    stale = Writing(store, "a", stream.head)
+    futures.append(asyncio.ensure_future(stream.append(b"41", close=True)))
+    futures.append(asyncio.ensure_future(stream.trim(39)))
+    await asyncio.gather(*futures)
+    await raises(VersionConflict, stale.trim(41))
+    same(await stream.held(), stream.head)
+    same((stream.head.start, stream.head.tail, stream.head.closed), (39, 41, True))
+    same(await stream.data(), [b"40", b"41"])
+    for position in (0, 7, 17, 38):
+        await raises(OffsetGone, store.read("a", Offset(stream.head.generation, position), max_bytes=1000))
+    await stream.trim(41)
+    same(await stream.data(), [])
+    same(await other.data(), [b"x", b"y"])
+    await stream.delete()
+    again = Writing(store, "a", await store.load("a"))
+    await again.create(b"1", b"2")
+    same(await again.data(), [b"1", b"2"])
+
+
+async def a_fork_is_read_from_where_it_begins_itself(store: Store) -> None:
+    """G5: what a fork inherits is not under its name; what is its own is, and is trimmed like any other's"""
+    stream = Writing(store, "f")
+    fork = Fork("s", 3, 0, 3, (Segment("s", 0, 3),), "claim")
+    request = Create(items=items([b"4", b"5", b"6"]), fork_of=ForkOf("s"), fork=fork, start=1)
+    await stream.commit(request)
+    generation = stream.head.generation
+    same((stream.head.start, stream.head.first, stream.head.tail), (1, 3, 6))
+    for trimmed in (1, 2, 3):
+        if trimmed > 1:
+            await stream.trim(trimmed)
+        same(await stream.data(), [b"4", b"5", b"6"])
+        for position in (0, 2):
+            await raises(OffsetGone, store.read("f", Offset(generation, position), max_bytes=1000))
+    await stream.append(b"7")
+    await stream.trim(5)
+    same(await stream.data(), [b"6", b"7"])
+    await raises(OffsetGone, store.read("f", Offset(generation, 4), max_bytes=1000))
+    same([m.offset.position for m in await store.read("f", Offset(generation, 5), max_bytes=1000)], [6, 7])
+
+
+async def a_withdrawn_stream_is_still_there(store: Store) -> None:
+    """What was deleted although forks need it is loaded, read and listed by those who look after it, until it goes"""
+    stream = Writing(store, "a")
+    await stream.create(b"1", b"2", ttl=1)
+    await stream.withdraw(look=NOW + 9_000)
+    store.touch("a", stream.head.generation, NOW + 1)
+    same(await stream.data(), [b"1", b"2"])
+    same([name for name, _ in await store.list("", after=None, limit=9, newest=False)], ["a"])
+    same((await stream.held()).deleted, NOW)
+    same(list(await store.due(NOW + 8_999, limit=9)), [])
+    same([name for name, _ in await store.due(NOW + 9_000, limit=9)], ["a"])
+    await stream.delete()
+    same(list(await store.due(NOW + 9_000, limit=9)), [])
+    await raises(StreamNotFound, store.read("a", Offset(stream.head.generation, 0), max_bytes=10))
 
 
 async def pages_are_bounded_and_contiguous(store: Store) -> None:
@@ -306,6 +396,24 @@ async def the_expired_are_found(store: Store) -> None:
     must(isinstance(await store.load("at"), Head), "an expired stream is still given, until it is deleted")
 
 
+async def what_is_to_be_looked_at_is_found(store: Store) -> None:
+    """due: streams whose `look` has come, as the last commit left it, and each once though it is over, too"""
+    once, never, both = (Writing(store, name) for name in ("once", "never", "both"))
+    await once.commit(Create(look=NOW + 3_000))
+    await never.create(b"1")
+    await both.commit(Create(Config(ttl=3), look=NOW + 3_000))
+    same(list(await store.due(NOW + 2_999, limit=9)), [])
+    same(sorted(name for name, _ in await store.due(NOW + 3_000, limit=9)), ["both", "once"])
+    same(len(await store.due(NOW + 3_000, limit=1)), 1)
+    await once.trim(0, look=NOW + 4_000)
+    same([name for name, _ in await store.due(NOW + 3_000, limit=9)], ["both"])
+    found = dict(await store.due(NOW + 4_000, limit=9))
+    same(found["once"], once.head)
+    await once.trim(0, look=None)
+    await both.delete()
+    same(list(await store.due(NOW + 9_000, limit=9)), [])
+
+
 async def the_owned_are_found(store: Store) -> None:
     """G8: the open streams that somebody makes are found, so that they can be ended when he is gone"""
     made, free, ended = (Writing(store, name) for name in ("made", "free", "ended"))
@@ -337,6 +445,7 @@ async def a_closed_store_says_so(store: Store) -> None:
 CHECKS: Final = (
     deletion_starts_a_new_generation,
     replacement_starts_a_new_generation,
+    the_lowest_generation_counts_and_not_what_was_known,
     heads_come_back_as_written,
     messages_come_back_as_written,
     batches_are_whole,
@@ -345,6 +454,9 @@ CHECKS: Final = (
     submissions_keep_their_order,
     heads_and_messages_agree_at_all_times,
     reads_never_skip,
+    trims_are_commits_like_any_other,
+    a_fork_is_read_from_where_it_begins_itself,
+    a_withdrawn_stream_is_still_there,
     pages_are_bounded_and_contiguous,
     cancelled_waits_change_nothing,
     closed_stays_closed,
@@ -352,6 +464,7 @@ CHECKS: Final = (
     names_are_listed_in_order,
     touches_only_move_forward,
     the_expired_are_found,
+    what_is_to_be_looked_at_is_found,
     the_owned_are_found,
     a_closed_store_says_so,
 )

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from headwater.errors import VersionConflict
+from headwater.errors import OffsetGone, VersionConflict
+from headwater.model import Offset
 from headwater.store import Store
 from headwater.testing.witness import NOW, Writing, must, raises, same
 
@@ -49,6 +50,12 @@ async def everything_survives(store: Store, reopen: Reopen) -> None:
     await ended.append(b"2", close=True)
     await gone.create(b"1")
     await gone.delete()
+    trimmed = Writing(store, "trimmed", await store.load("trimmed"))
+    await trimmed.create(b"1", b"2", b"3")
+    await trimmed.trim(2, size=2, look=NOW + 20_000)
+    withdrawn = Writing(store, "withdrawn", await store.load("withdrawn"))
+    await withdrawn.create(b"1", ttl=1)
+    await withdrawn.withdraw(look=NOW + 30_000)
     absent = await store.load("gone")
     store.touch("kept", 0, NOW + 5_000)
     await store.aclose()
@@ -62,6 +69,13 @@ async def everything_survives(store: Store, reopen: Reopen) -> None:
         same([name for name, _ in await other.owned()], ["kept"])
         same([name for name, _ in await other.due(NOW + 14_999, limit=9)], [])
         same([name for name, _ in await other.due(NOW + 15_000, limit=9)], ["kept"])
+        same(len(await other.due(NOW + 29_999, limit=9)), 2)
+        same(len(await other.due(NOW + 30_000, limit=9)), 3)
+        same(await other.load("trimmed"), trimmed.head)
+        same(await Writing(other, "trimmed").data(), [b"3"])
+        await raises(OffsetGone, other.read("trimmed", Offset(trimmed.head.generation, 1), max_bytes=9))
+        same(await other.load("withdrawn"), withdrawn.head)
+        same(await Writing(other, "withdrawn").data(), [b"1"])
     finally:
         await other.aclose()
 

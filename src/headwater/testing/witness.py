@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from headwater.decide import Append, Create, Item, decide
+from headwater.decide import Append, Create, Item, Request, Trim, Withdraw, decide
 from headwater.errors import HeadwaterError
 from headwater.model import Absent, Config, Head, Offset
 from headwater.store import Store
@@ -33,8 +33,8 @@ class Writing:
         assert isinstance(self.before, Head)
         return self.before
 
-    def commit(self, request: Create | Append, now: int = NOW) -> Awaitable[None]:
-        decision = decide(self.before, request, now)
+    def commit(self, request: Request, now: int = NOW, *, generation: int = 0) -> Awaitable[None]:
+        decision = decide(self.before, request, now, generation)
         future = self.store.commit(self.name, self.before, decision.head, decision.messages)
         self.before = decision.head
         return future
@@ -47,6 +47,12 @@ class Writing:
     def append(self, *data: bytes, now: int = NOW, close: bool = False) -> Awaitable[None]:
         return self.commit(Append(items(data), close=close, outcome="completed" if close else None), now)
 
+    def trim(self, start: int, *, size: int = 0, look: int | None = None) -> Awaitable[None]:
+        return self.commit(Trim(self.head, start, size, look))
+
+    def withdraw(self, *, look: int = NOW) -> Awaitable[None]:
+        return self.commit(Withdraw(self.head.generation, look))
+
     def delete(self) -> Awaitable[None]:
         return self.store.delete(self.name, self.head)
 
@@ -58,8 +64,9 @@ class Writing:
         return head
 
     async def data(self) -> list[bytes]:
-        """All the stored messages."""
-        start = Offset((await self.held()).generation, 0)
+        """All the messages that are kept under its name."""
+        head = await self.held()
+        start = Offset(head.generation, head.first)
         return [message.data for message in await self.store.read(self.name, start, max_bytes=1 << 30)]
 
 

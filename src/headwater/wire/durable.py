@@ -1,27 +1,35 @@
 """What Durable Streams says in headers, queries and JSON bodies: parsing and minting. Pure; sections are its own.
 
-Time is an argument, in ms since 1970. Everything a client got wrong is a BadRequest that says what would be right.
+If-Match and Stream-Retention are additions of ours (PROTOCOL.md). Time is an argument, in ms since 1970. Everything a
+client got wrong is a BadRequest that says what would be right.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
-from headwater.decide import Stamp
-from headwater.errors import BadRequest
-from headwater.model import Offset
+from headwater.decide import ForkOf, Stamp
+from headwater.errors import BadOffset, BadRequest
+from headwater.model import Offset, Retention
+
+BASES: Final = ("/v1/stream/", "/streams/")
+"""Paths under which streams are found. The second is where TanStack AI's adapter looks."""
 
 CURSOR_EPOCH_MS: Final = 1_728_432_000_000  # 2024-10-09T00:00:00Z (10)
 CURSOR_INTERVAL_MS: Final = 20_000
 LARGEST_INTEGER: Final = 2**53 - 1
 LATEST_MS: Final = 253_402_300_799_999  # the last of the year 9999: later ones have no RFC 3339 form
 
+OUTCOMES: Final = ("completed", "failed", "cancelled")
+
 _TTL: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
+_BOUND: Final = re.compile(r"(seconds|bytes|messages)=([1-9][0-9]{0,15})", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -51,6 +59,13 @@ def parse_closed(text: str | None) -> bool:
     return text is not None and text.lower() == "true"
 
 
+def parse_outcome(text: str | None) -> str | None:
+    """Stream-Outcome (PROTOCOL.md 4): how the stream ended that is closed by this request."""
+    if text is not None and text not in OUTCOMES:
+        raise BadRequest(f"Stream-Outcome is one of {', '.join(OUTCOMES)}")
+    return text
+
+
 def parse_stamp(headers: Mapping[str, str]) -> Stamp | None:
     """Producer-Id, -Epoch and -Seq (5.2.1): all three or none."""
     values = [headers.get(name) for name in ("producer-id", "producer-epoch", "producer-seq")]
@@ -60,6 +75,76 @@ def parse_stamp(headers: Mapping[str, str]) -> Stamp | None:
     if not producer or epoch is None or seq is None:
         raise BadRequest("Producer-Id, Producer-Epoch and Producer-Seq go together, and the id is not empty")
     return Stamp(producer, _integer("Producer-Epoch", epoch), _integer("Producer-Seq", seq))
+
+
+def stream_name(path: str, prefix: str = "") -> str | None:
+    """The stream that a path names, both without escapes, of a server that is mounted at `prefix`; None: none."""
+    if path.startswith(prefix):
+        for base in BASES:
+            if path.startswith(base, len(prefix)):
+                return path[len(prefix) + len(base) :] or None
+    return None
+
+
+def parse_fork(headers: Mapping[str, str], prefix: str = "") -> ForkOf | None:
+    """Stream-Forked-From, Stream-Fork-Offset and Stream-Fork-Sub-Offset (4.2)."""
+    names = ("stream-forked-from", "stream-fork-offset", "stream-fork-sub-offset")
+    source, offset, sub_offset = (headers.get(name) for name in names)
+    if source is None:
+        if (offset, sub_offset) != (None, None):
+            raise BadRequest("Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From")
+        return None
+    name = stream_name(unquote(source), prefix) if source.isascii() and not {"?", "#"} & set(source) else None
+    if name is None:
+        raise BadRequest(f"Stream-Forked-From is the path of a stream, like {prefix}{BASES[0]}name")
+    anchor = None if offset is None else Offset.parse(offset)
+    if offset is not None and anchor is None:
+        raise BadOffset("Stream-Fork-Offset is an offset that the server gave; leave it out to fork at the tail")
+    more = 0 if sub_offset is None else _count(sub_offset)
+    if more and anchor is None:
+        raise BadRequest("Stream-Fork-Sub-Offset counts from Stream-Fork-Offset; give that, too")
+    return ForkOf(name, anchor, more)
+
+
+def _count(text: str) -> int:
+    if not _TTL.fullmatch(text) or int(text) > LARGEST_INTEGER:
+        raise BadRequest("Stream-Fork-Sub-Offset is a whole number, like 3")
+    return int(text)
+
+
+def parse_if_match(values: Sequence[str]) -> Offset | None:
+    """If-Match of an append: the offset, quoted or not, at which the stream has to end. `values`: one per header."""
+    if not values:
+        return None
+    value = values[0].strip()
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    offset = Offset.parse(value)
+    if len(values) > 1 or offset is None:
+        raise BadRequest('If-Match is one offset, as Stream-Next-Offset gave it: If-Match: "<offset>"')
+    return offset
+
+
+def tail_tag(offset: Offset | str) -> str:
+    """The ETag of an append's answer: what If-Match of the next one may be."""
+    return f'"{offset}"'
+
+
+def parse_retention(text: str) -> Retention:
+    """Stream-Retention: how much of a stream is kept, any of `seconds=3600, bytes=1000000, messages=1000`."""
+    bounds: dict[str, int] = {}
+    for part in text.split(","):
+        match = _BOUND.fullmatch(part.strip(" \t"))
+        if match is None or match[1] in bounds or int(match[2]) > LARGEST_INTEGER:
+            raise BadRequest("a retention is some of seconds=N, bytes=N, messages=N, with commas between, N above 0")
+        bounds[match[1]] = int(match[2])
+    return Retention(**bounds)
+
+
+def retention_text(kept: Retention) -> str:
+    """The same, the other way round."""
+    bounds = {"seconds": kept.seconds, "bytes": kept.bytes, "messages": kept.messages}
+    return ", ".join(f"{name}={bound}" for name, bound in bounds.items() if bound is not None)
 
 
 def _integer(header: str, text: str) -> int:

@@ -1,0 +1,162 @@
+"""What is asked of a server: addresses, headers and bodies, for the asynchronous client and the synchronous one. Pure.
+
+Knows the paths and headers of Durable Streams. Sends nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from headwater.errors import BadRequest, MissingExtra
+from headwater.wire.values import to_bytes
+
+try:
+    import httpx
+except ImportError as error:
+    raise MissingExtra("server", "httpx") from error
+
+STREAMS: Final = "/v1/stream/"
+JSON: Final = "application/json"
+
+ANSWER_SECONDS: Final = 30.0
+"""For anything but following: an append waits for a disk, nothing more."""
+
+# What is on this machine is never behind a proxy.
+AT_HOME: Final = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+class Ask(NamedTuple):
+    """One request about a stream."""
+
+    method: str
+    path: str
+    """The stream's name, or its URL."""
+    headers: dict[str, str]
+    content: bytes = b""
+
+
+class Address:
+    """Where a server is, and the key that it alone is sent."""
+
+    def __init__(self, base_url: str, key: str | None) -> None:
+        self.base = checked(base_url)
+        self._key = key
+
+    def stream(self, path_or_url: str) -> httpx.URL:
+        if path_or_url.startswith(("http://", "https://")):
+            return checked(path_or_url)
+        if not path_or_url:
+            raise BadRequest("name a stream, like chat/42")
+        return self.base.copy_with(raw_path=f"{self.base.path.rstrip('/')}{STREAMS}{quote(path_or_url)}".encode())
+
+    def credentials(self, url: httpx.URL) -> dict[str, str]:
+        mine = (url.scheme, url.host, url.port) == (self.base.scheme, self.base.host, self.base.port)
+        return {"authorization": f"Bearer {self._key}"} if self._key and mine else {}
+
+
+def create(
+    path: str,
+    values: tuple[Any, ...],
+    *,
+    content_type: str | None,
+    ttl: int | None,
+    expires_at: datetime | int | None,
+    closed: bool,
+) -> Ask:
+    if ttl is not None and expires_at is not None:
+        raise BadRequest("give ttl or expires_at, not both")
+    headers = {} if content_type is None else {"content-type": content_type}
+    if ttl is not None:
+        headers["stream-ttl"] = str(ttl)
+    if expires_at is not None:
+        headers["stream-expires-at"] = _moment(expires_at)
+    if closed:
+        headers["stream-closed"] = "true"
+    return Ask("PUT", path, headers, body(values, content_type or ""))
+
+
+def fork(ask: Ask, source: httpx.URL, offset: str | None, sub_offset: int | None) -> Ask:
+    """The creation `ask`, as a fork (4.2)."""
+    headers = {**ask.headers, "stream-forked-from": source.raw_path.decode("ascii")}
+    if offset is not None:
+        headers["stream-fork-offset"] = offset
+    if sub_offset is not None:
+        headers["stream-fork-sub-offset"] = str(sub_offset)
+    return ask._replace(headers=headers)
+
+
+def append(path: str, values: tuple[Any, ...], *, content_type: str, close: bool, if_match: str | None) -> Ask:
+    headers = {"content-type": content_type}
+    if close:
+        headers["stream-closed"] = "true"
+    if if_match is not None:
+        headers["if-match"] = f'"{if_match}"'
+    return Ask("POST", path, headers, body(values, content_type))
+
+
+def close(path: str, outcome: str | None) -> Ask:
+    return Ask("POST", path, {"stream-closed": "true"} | outcome_header(outcome))
+
+
+def outcome_header(outcome: str | None) -> dict[str, str]:
+    """How the stream ended: a header of Headwater's, which other servers skip."""
+    return {} if outcome is None else {"stream-outcome": visible("an outcome", outcome)}
+
+
+def visible(what: str, text: str) -> str:
+    """`text`, which can stand in a header. Raises BadRequest."""
+    if not _VISIBLE.fullmatch(text):
+        raise BadRequest(f"{what} is made of visible ASCII characters; {text!r} is not")
+    return text
+
+
+def body(values: tuple[Any, ...], content_type: str) -> bytes:
+    """JSON goes as an array, which a server takes apart by one level: so a list is still one message."""
+    if is_json(content_type):
+        parts = [message(value, content_type) for value in values]
+        return b"[%s]" % b",".join(parts) if parts else b""
+    if len(values) > 1:
+        raise BadRequest(f"one append to a stream of {content_type} is one message")
+    return b"".join([to_bytes(value) for value in values])
+
+
+def message(value: Any, content_type: str) -> bytes:
+    """The bytes of one message: bytes and str as they are, anything else as JSON. Raises BadRequest, TypeError."""
+    data = to_bytes(value)
+    if is_json(content_type):
+        try:
+            msgspec.json.decode(data, type=msgspec.Raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest('the message is not valid JSON (a text stands in quotes: "hello")') from error
+    return data
+
+
+def is_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == JSON
+
+
+def checked(url: str) -> httpx.URL:
+    """A server's URL. Raises BadRequest."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise BadRequest(f"{url!r} is not a URL: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise BadRequest(f"{url!r} is not the URL of a server; one looks like http://127.0.0.1:4437")
+    return parsed
+
+
+def _moment(at: datetime | int) -> str:
+    """RFC 3339. An int is ms since 1970; a datetime without a zone could mean any hour, and is refused."""
+    if isinstance(at, int):
+        at = datetime.fromtimestamp(at / 1000, UTC)
+    elif at.tzinfo is None:
+        raise BadRequest("expires_at needs a time zone, like datetime.now(UTC) has")
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,74 @@
+"""`/v1/streams`: which streams there are, and what is known of one.
+
+Knows streams and who may read which. Nothing of a stream's content is shown, nor who made it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from headwater.http.access import HOUSEKEEPING, may_read
+from headwater.http.exchange import Exchange
+from headwater.http.standing import earliest
+from headwater.model import Head
+from headwater.streams import Streams
+
+MOST_LISTED = 1000
+
+
+async def list_streams(exchange: Exchange, streams: Streams) -> Response:
+    """`GET /v1/streams?prefix=&after=&limit=`: the streams this principal may read, by name."""
+    if exchange.method not in ("GET", "HEAD"):
+        return Response(status_code=405, headers={"allow": "GET"})
+    prefix = exchange.query("prefix") or ""
+    exchange.authorize("list", prefix)
+    limit, after, more = exchange.whole_number("limit", 100, MOST_LISTED), exchange.query("after"), True
+    visible: list[tuple[str, Head]] = []
+    while more and len(visible) < limit:  # `next` is only ever a name that this principal may see
+        found = await streams.list(prefix, after=after, limit=limit)
+        visible += [(n, h) for n, h in found if not n.startswith(HOUSEKEEPING) and exchange.allows("read", n)]
+        after, more = found[-1][0] if found else None, len(found) == limit
+    listed = [_facts(streams, *one) for one in visible[:limit]]
+    return _json({"streams": listed, "next": visible[limit - 1][0] if len(visible) >= limit else None})
+
+
+async def inspect_stream(exchange: Exchange, streams: Streams, name: str) -> Response:
+    """`GET /v1/streams/{path}`: one of them, and what concerns it alone. Does not count as a read of it."""
+    if exchange.method not in ("GET", "HEAD"):
+        return Response(status_code=405, headers={"allow": "GET"})
+    may_read(exchange, name)
+    head = await streams.head(name)
+    kept = head.config.retention
+    more: dict[str, object] = {"producers": len(head.producers)}
+    if kept is not None:
+        more["retention"] = {bound: most for bound, most in msgspec.structs.asdict(kept).items() if most is not None}
+    return _json(_facts(streams, name, head) | more)
+
+
+def _facts(streams: Streams, name: str, head: Head) -> dict[str, object]:
+    """`readers`: in this process; `bytes` and `messages`: kept now, `bytes` without what a fork inherited."""
+    tail = streams.hub.known(name)
+    facts: dict[str, object] = {
+        "name": name,
+        "content_type": head.config.content_type,
+        "offset": str(head.offset),
+        "messages": head.tail - head.start,
+        "bytes": head.size - head.trimmed,
+        "state": "closed" if head.closed else "open",
+        "closed": head.closed,
+        "readers": tail.readers if tail is not None else 0,
+        "created": head.created,
+        "appended": head.appended,
+    }
+    optional = {
+        "start": str(earliest(head)) if head.start else None,
+        "outcome": head.outcome,
+        "ttl": head.config.ttl,
+        "expires_at": head.config.expires_at,
+    }
+    return facts | {key: value for key, value in optional.items() if value is not None}
+
+
+def _json(said: object) -> Response:
+    return Response(msgspec.json.encode(said), 200, {"cache-control": "no-store"}, "application/json")

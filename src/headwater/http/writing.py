@@ -1,0 +1,149 @@
+"""Writing to the stream that a path names: PUT, POST, DELETE. Section numbers are Durable Streams'.
+
+Knows the protocol's rules (wire.durable), what may be written, and how fast; what comes of a request is decided below.
+Invariant: nobody's body is taken in who may not write, or writes too fast.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from headwater.decide import KIND, Append, Create, ForkOf, Item, media_type
+from headwater.errors import BadRequest, ContentTypeMismatch, Forbidden, StreamClosed, StreamNotFound
+from headwater.formats.format import is_json
+from headwater.http.access import may_read, may_write
+from headwater.http.admission import Admission
+from headwater.http.exchange import Exchange
+from headwater.http.standing import state
+from headwater.model import Config
+from headwater.streams import Streams
+from headwater.wire import durable
+
+DEFAULT_TYPE: Final = "application/octet-stream"  # of a PUT without Content-Type (5.1)
+
+
+class Writing:
+    """The requests that change a stream."""
+
+    def __init__(self, streams: Streams, admission: Admission) -> None:
+        self._streams, self._admission = streams, admission
+
+    async def put(self, exchange: Exchange, name: str) -> Response:
+        may_write(exchange, "create", name)
+        _unconditional(exchange)
+        fork_of = durable.parse_fork(exchange.headers, exchange.prefix)
+        if fork_of is not None:
+            may_read(exchange, fork_of.source)
+        config = _config(exchange)
+        self._admission.write(exchange.client)
+        data = await exchange.body(self._streams.limits.message_bytes)
+        content_type = exchange.headers.get("content-type") or await self._type_left_out(name, fork_of, data)
+        request = Create(
+            Config(content_type, config.ttl, config.expires_at, config.retention),
+            _items(content_type, data),
+            durable.parse_closed(exchange.headers.get("stream-closed")),
+            fork_of=fork_of,
+        )
+        decision = await self._streams.carry_out(name, request)
+        answer = {**state(decision.head), "content-type": decision.head.config.content_type}
+        if decision.what == "created":
+            answer["location"] = _url(exchange)
+            return Response(status_code=201, headers=answer)
+        return Response(status_code=200, headers=answer)
+
+    async def _type_left_out(self, name: str, fork_of: ForkOf | None, data: bytes) -> str:
+        """What a PUT without Content-Type means. A fork's body must be known for what it is: JSON is many messages."""
+        if fork_of is None:
+            return DEFAULT_TYPE
+        if not data:
+            return ""  # the source's
+        for one in (name, fork_of.source):
+            with suppress(StreamNotFound):
+                return (await self._streams.head(one)).config.content_type
+        return DEFAULT_TYPE  # refused for want of a source
+
+    async def post(self, exchange: Exchange, name: str) -> Response:
+        headers = exchange.headers
+        close = durable.parse_closed(headers.get("stream-closed"))
+        may_write(exchange, "close" if close else "append", name)
+        self._admission.write(exchange.client)
+        data = await exchange.body(self._streams.limits.message_bytes)
+        if data and close:
+            may_write(exchange, "append", name)
+        content_type = headers.get("content-type")
+        if data and content_type is None:
+            raise BadRequest("an append with a body needs a Content-Type")
+        if not data and not close:
+            raise BadRequest("an append needs a body, unless it closes the stream (Stream-Closed: true)")
+        stamp, expected = durable.parse_stamp(headers), durable.parse_if_match(headers.getlist("if-match"))
+        if stamp is not None and expected is not None:
+            raise BadRequest("give If-Match or the Producer- headers: a retried append would meet its own first try")
+        items = await self._appended(name, content_type, data) if data else []
+        sent_type, seq = content_type if data else None, headers.get("stream-seq")
+        outcome = durable.parse_outcome(headers.get("stream-outcome")) if close else None
+        request = Append(items, sent_type, stamp, seq, close, outcome, expected, foreign=True)
+        decision = await self._streams.carry_out(name, request)
+        answer = {**state(decision.head), "etag": durable.tail_tag(decision.head.offset)}
+        if stamp is not None:
+            known = decision.head.producers.get(stamp.producer)
+            answer |= {"producer-epoch": str(stamp.epoch), "producer-seq": str(known.seq if known else stamp.seq)}
+        is_new = decision.what == "appended"
+        return Response(status_code=200 if stamp and data and is_new else 204, headers=answer)
+
+    async def _appended(self, name: str, content_type: str | None, data: bytes) -> list[Item]:
+        """The messages of a body. A stream that would refuse it anyway says so first (precedence, 5.2)."""
+        try:
+            items = _items(content_type or DEFAULT_TYPE, data)
+            if not items:
+                raise BadRequest("an empty JSON array appends nothing; leave the request out")
+        except BadRequest:
+            head = await self._streams.head(name)
+            if head.closed:
+                raise StreamClosed("this stream is closed", offset=str(head.offset)) from None
+            if media_type(content_type or "") != media_type(head.config.content_type):
+                raise ContentTypeMismatch(f"this stream holds {head.config.content_type}") from None
+            raise
+        return items
+
+    async def delete(self, exchange: Exchange, name: str) -> Response:
+        may_write(exchange, "delete", name)
+        _unconditional(exchange)
+        self._admission.write(exchange.client)
+        if KIND in (await self._streams.head(name)).labels:
+            raise Forbidden("this stream is written by the server alone")
+        await self._streams.delete(name)
+        return Response(status_code=204)
+
+
+def _unconditional(exchange: Exchange) -> None:
+    if "if-match" in exchange.headers:  # better than to do it on no condition
+        raise BadRequest("If-Match is for appends; leave it out")
+
+
+def _config(exchange: Exchange) -> Config:
+    """How long a stream is to live and what is to be kept of it."""
+    headers = exchange.headers
+    ttl, expires, kept = (headers.get(f"stream-{name}") for name in ("ttl", "expires-at", "retention"))
+    if ttl is not None and expires is not None:
+        raise BadRequest("give Stream-TTL or Stream-Expires-At, not both")
+    return Config(
+        ttl=None if ttl is None else durable.parse_ttl(ttl),
+        expires_at=None if expires is None else durable.parse_expires_at(expires),
+        retention=None if kept is None else durable.parse_retention(kept),
+    )
+
+
+def _items(content_type: str, data: bytes) -> list[Item]:
+    if not data:
+        return []
+    return [Item(part) for part in durable.split_json(data)] if is_json(content_type) else [Item(data)]
+
+
+def _url(exchange: Exchange) -> str:
+    """The stream's own address, as this client sees the server."""
+    host = exchange.headers.get("host", "localhost")
+    return f"{exchange.scope.get('scheme', 'http')}://{host}{quote(exchange.scope['path'])}"
