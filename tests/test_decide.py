@@ -23,7 +23,6 @@ from headwater.errors import (
     BadRequest,
     Conflict,
     ContentTypeMismatch,
-    HeadwaterError,
     OffsetMismatch,
     ProducerFenced,
     ProducerGap,
@@ -137,6 +136,8 @@ def test_what_takes_the_place_of_an_expired_stream_is_another_generation():
     assert decision.what == "created"
     assert (decision.head.generation, decision.head.version, decision.head.offset) == (8, 1, Offset(8, 1))
     assert decision.head.config == TEXT
+    assert decision.replaced is head
+    assert decide(Absent(0), Create(TEXT), NOW).replaced is None
 
 
 def test_there_is_no_appending_to_what_is_not_there():
@@ -658,23 +659,3 @@ def test_a_trim_is_of_the_stream_as_it_was_found(changed, start, has_effect):
     decision = decide(head, Trim(LONG, start, 0, None), NOW)
     assert decision.changes == has_effect
     assert decision.head.start == (start if has_effect else head.start)
-
-
-def test_no_request_mistakes_one_error_for_another():
-    """Whatever is asked of whatever head, the answer is a decision or one of our errors."""
-    heads = [Absent(3), made(), LONG, CLOSED, FORKED, KEPT, WITHDRAWN]
-    requests = [Create(TEXT), Create(SAME, fork_of=ForkOf("s")), Append(ONE), Append(close=True), Hold()]
-    requests += [Withdraw(7, NOW), Trim(LONG, 1, 1, None)]
-    for head, request, later in itertools.product(heads, requests, (0, 10_000_000)):
-        try:
-            decision = decide(head, request, NOW + later, 5)
-        except HeadwaterError as error:
-            assert 400 <= error.status < 500
-        else:
-            assert decision.changes == (decision.head is not head)
-            assert (
-                not decision.changes
-                or isinstance(head, Absent)
-                or decision.head.version != head.version
-                or (decision.head.generation > head.generation)
-            )

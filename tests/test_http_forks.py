@@ -206,7 +206,7 @@ async def test_forking_takes_create_on_the_fork_and_read_on_the_source():
         assert await fork("reader", "forks/1", "src") == 403
         assert await fork("both", "forks/1", "src") == 201
         assert await fork("both", "forks/2", "runs/1") == 201, "what may be read may be forked"
-        assert await fork("both", "runs/2", "src") == 403
+        assert await fork("both", "headwater/y", "src") == 403
         assert await fork("both", "forks/3", "headwater/x") == 403
         assert (await site.put("forks/4", **SOURCE)).status == 401
 

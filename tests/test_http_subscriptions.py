@@ -283,7 +283,7 @@ class Desk(Auth):
         (ACTIONS, ["mail/*", "wakes"], PULL | {"pattern": "mail/**"}, False),
         (ACTIONS, ["mail/*", "mail", "wakes"], PULL | {"pattern": "mail/**"}, True),
         (ACTIONS, ["mail/*", "wakes"], PULL | {"streams": ["x"]}, False),
-        (ACTIONS, ["*"], PULL | {"wake_stream": "runs/x"}, False),  # written by the server alone
+        (ACTIONS, ["*"], PULL | {"wake_stream": "responses/x"}, False),  # written by the server alone
         (ACTIONS, ["*"], PULL | {"pattern": "runs/*"}, True),
         ({"subscribe", "append"}, ["*"], PULL | {"pattern": "runs/*"}, False),
     ],

@@ -1,6 +1,7 @@
 """Streams over each store, held to a model in plain dicts: whatever is done in whatever order, both say the same.
 
-Two Streams objects work on the same data, so that what one of them has cached is often out of date.
+The model copies what a fork inherits; the real thing reads it where it stands. Two Streams objects work on the same
+data, so that what one of them has cached is often out of date.
 """
 
 import asyncio
@@ -12,32 +13,47 @@ import hypothesis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from headwater.decide import Append, Item, Stamp
+from headwater.decide import Append, Create, ForkOf, Item, Stamp
 from headwater.errors import (
     BadOffset,
     BadRequest,
+    Conflict,
     HeadwaterError,
     OffsetGone,
+    OffsetMismatch,
     ProducerFenced,
     ProducerGap,
     SequenceRegression,
     StreamClosed,
+    StreamDeleted,
     StreamExists,
     StreamNotFound,
 )
-from headwater.model import Offset
+from headwater.forks import CLAIMS
+from headwater.model import Config, Offset, Retention
 from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Streams
 
-NAMES = st.sampled_from(["a", "a/b", "c"])
+NAMES = st.sampled_from(["a", "a/b", "c", "d"])
 DATA = st.lists(st.tuples(st.binary(max_size=3), st.sampled_from([None, "k", ""])), max_size=3)
 WHO = st.sampled_from([0, 1])
 STAMPS = st.builds(Stamp, st.sampled_from(["p", "q"]), st.integers(0, 2), st.integers(0, 3))
+KEPT = 4  # messages, where a stream has a retention; it is looked at as soon as it holds more
+
+BEGAN = 1_000_000
+LONGEST = 59_000  # ms: within it nothing that a fork has claimed grows old
 
 
-@dataclasses.dataclass
+def type_of(name):
+    """Of what is made under this name: sub-offsets of the one count messages, of the other bytes."""
+    return "text/plain" if name == "c" else "application/json"
+
+
+@dataclasses.dataclass(eq=False)
 class Modelled:
+    name: str
+    type: str
     ttl: int | None
     expires_at: int | None
     touched: int
@@ -47,10 +63,21 @@ class Modelled:
     outcome: str | None = None
     seq: str | None = None
     producers: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    keeps: bool = False
+    start: int = 0
+    look: int | None = None
+    deleted: bool = False
+    source: "Modelled | None" = None
+    asked: tuple[int, int] = (0, 0)
+    inherited: int = 0
 
     def over(self, now: int) -> bool:
         end = self.touched + self.ttl * 1000 if self.ttl is not None else self.expires_at
-        return end is not None and now >= end
+        return not self.deleted and end is not None and now >= end
+
+    def note(self, now: int) -> None:
+        if self.keeps and len(self.messages) - self.start > KEPT:
+            self.look = now
 
 
 class Model:
@@ -58,25 +85,94 @@ class Model:
 
     def __init__(self) -> None:
         self.streams: dict[str, Modelled] = {}
-        self.now = 1_000_000
+        self.now = BEGAN
 
     def alive(self, name: str) -> Modelled | None:
         stream = self.streams.get(name)
-        return None if stream is None or stream.over(self.now) else stream
+        return None if stream is None or stream.deleted or stream.over(self.now) else stream
 
-    def create(self, name, data, ttl, expires_at, closed):
+    def missing(self, name: str):
+        stream = self.streams.get(name)
+        return StreamDeleted if stream is not None and stream.deleted else StreamNotFound
+
+    def forks(self, stream: Modelled) -> list[Modelled]:
+        return [other for other in self.streams.values() if other.source is stream]
+
+    def remove(self, stream: Modelled) -> None:
+        """And what was kept for it alone."""
+        del self.streams[stream.name]
+        source = stream.source
+        if source is not None and (source.deleted or source.over(self.now)) and not self.forks(source):
+            self.remove(source)
+
+    def place(self, stream: Modelled):
+        """Where the name is free, or taken by what is over and needed by nobody."""
+        before = self.streams.get(stream.name)
+        if before is not None and self.forks(before):
+            return StreamExists
+        if before is not None:
+            self.remove(before)
+        self.streams[stream.name] = stream
+        return True
+
+    def create(self, name, data, ttl, expires_at, closed, keeps):
         stream = self.alive(name)
         if stream is None:
-            self.streams[name] = Modelled(ttl, expires_at, self.now, [(one, None, self.now) for one in data], closed)
-            return True
-        if (stream.ttl, stream.expires_at, stream.closed) != (ttl, expires_at, closed):
+            messages = [(one, None, self.now) for one in data]
+            made = Modelled(name, type_of(name), ttl, expires_at, self.now, messages, closed, keeps=keeps)
+            made.note(self.now)
+            return self.place(made)
+        has = (stream.type, stream.ttl, stream.expires_at, stream.closed, stream.source)
+        if has != (type_of(name), ttl, expires_at, closed, None) or (keeps and not stream.keeps):
             return StreamExists
         return False
 
-    def append(self, name, data, stamp, seq, close, outcome):
+    def fork(self, source_name, name, position, sub, data, ttl):
+        stream, source = self.alive(name), self.alive(source_name)
+        if stream is not None:
+            return self.same_fork(stream, source_name, position, sub, ttl)
+        if name in self.streams and self.streams[name].deleted:
+            return StreamExists
+        if source is None:
+            return Conflict if self.missing(source_name) is StreamDeleted else StreamNotFound
+        tail = len(source.messages)
+        at = tail if position is None else position
+        if at > tail:
+            return BadOffset
+        if at < source.start:
+            return OffsetGone
+        branch = self.branch(source, at, sub)
+        if branch is None:
+            return BadRequest
+        until, part = branch
+        life = (source.ttl, source.expires_at) if ttl is None else (ttl, None)
+        messages = source.messages[:until] + [(one, key, self.now) for one, key in [*part, *data]]
+        made = Modelled(name, source.type, *life, self.now, messages, keeps=source.keeps, start=source.start)
+        made.source, made.asked, made.inherited = source, (at, sub), until
+        made.look = self.now if made.keeps and made.start < len(messages) else None
+        return self.place(made)
+
+    def same_fork(self, stream, source_name, position, sub, ttl):
+        at = stream.asked[0] if position is None else position
+        alike = stream.source is not None and stream.source.name == source_name and stream.asked == (at, sub)
+        lives = ttl is None or (stream.ttl, stream.expires_at) == (ttl, None)
+        return False if alike and lives and not stream.closed else StreamExists
+
+    def branch(self, source, at, sub):
+        """Up to where messages are inherited whole, and the part of one that comes after those."""
+        if sub == 0:
+            return at, []
+        if source.type == "application/json":
+            return (at + sub, []) if at + sub <= len(source.messages) else None
+        if at == len(source.messages) or sub > len(source.messages[at][0]):
+            return None
+        whole, key, _ = source.messages[at]
+        return (at + 1, []) if sub == len(whole) else (at, [(whole[:sub], key)])
+
+    def append(self, name, data, stamp, seq, close, outcome, expected=None):
         stream = self.alive(name)
         if stream is None:
-            return StreamNotFound
+            return self.missing(name)
         if stream.closed:
             again = close and not data if stamp is None else stream.closed_by == stamp
             return "duplicate" if again else StreamClosed
@@ -85,6 +181,8 @@ class Model:
         refused = self.refused(stream.producers.get(stamp.producer), stamp) if stamp else None
         if refused:
             return refused
+        if expected is not None and expected != len(stream.messages):
+            return OffsetMismatch
         if seq is not None and stream.seq is not None and seq <= stream.seq:
             return SequenceRegression
         stream.messages += [(one, key, self.now) for one, key in data]
@@ -94,6 +192,8 @@ class Model:
             stream.producers[stamp.producer] = (stamp.epoch, stamp.seq)
         if close:
             stream.closed, stream.closed_by, stream.outcome = True, stamp, outcome
+        if data:
+            stream.note(self.now)
         return "appended"
 
     def refused(self, known, stamp):
@@ -110,10 +210,37 @@ class Model:
         return "duplicate" if stamp.seq <= last else None
 
     def delete(self, name):
-        if self.alive(name) is None:
-            return StreamNotFound
-        del self.streams[name]
+        stream = self.alive(name)
+        if stream is None:
+            return self.missing(name)
+        if self.forks(stream):
+            stream.deleted = True
+        else:
+            self.remove(stream)
         return None
+
+    def sweep(self) -> list[Modelled]:
+        """Gives those that may have been trimmed or not: was their last fork swept before them?"""
+        due = [stream for stream in self.streams.values() if stream.look is not None and stream.look <= self.now]
+        pinned = {stream.name for stream in due if self.forks(stream)}
+        for stream in list(self.streams.values()):
+            if self.streams.get(stream.name) is stream and stream.over(self.now - 1000):
+                if self.forks(stream):
+                    stream.deleted = True
+                else:
+                    self.remove(stream)
+        unsure = []
+        for stream in due:
+            if self.alive(stream.name) is not stream:
+                continue
+            stream.look = None
+            if stream.name not in pinned:
+                stream.start = max(stream.start, len(stream.messages) - KEPT)
+            elif self.forks(stream):
+                stream.look = self.now + 60_000
+            else:
+                unsure.append(stream)
+        return unsure
 
 
 class Machine(RuleBasedStateMachine):
@@ -150,6 +277,7 @@ class Machine(RuleBasedStateMachine):
             self.both = [Streams(self.store(), clock=lambda: self.model.now) for _ in range(2)]
             for streams in self.both:
                 await streams.open()
+                await streams._sweeper.aclose()  # swept by the rule for it, and not in between
 
         self.run(again())
 
@@ -160,7 +288,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 999, 1000, 1500, 5000]))
     def time_passes(self, ms) -> None:
-        self.model.now += ms
+        self.model.now = min(self.model.now + ms, BEGAN + LONGEST)
 
     @rule(
         who=WHO,
@@ -168,16 +296,49 @@ class Machine(RuleBasedStateMachine):
         data=st.lists(st.binary(max_size=2), max_size=2),
         end=st.sampled_from([None, None, "ttl", "at"]),
         closed=st.booleans(),
+        keeps=st.booleans(),
     )
-    def create(self, who, name, data, end, closed) -> None:
+    def create(self, who, name, data, end, closed, keeps) -> None:
         ttl = 2 if end == "ttl" else None
         at = 1_007_000 if end == "at" else None
-        got = self.run(self.both[who].create(name, *data, ttl=ttl, expires_at=at, closed=closed))
-        assert got == self.model.create(name, data, ttl, at, closed)
-        if got is True and self.model.alive(name):
-            generation = self.run(self.both[who].head(name)).generation
-            assert all(generation > earlier for earlier in self.generations.get(name, []))
-            self.generations.setdefault(name, []).append(generation)
+        kept = Retention(messages=KEPT) if keeps else None
+        create = self.both[who].create(
+            name, *data, content_type=type_of(name), ttl=ttl, expires_at=at, closed=closed, retention=kept
+        )
+        got = self.run(create)
+        assert got == self.model.create(name, data, ttl, at, closed, keeps)
+        self.made(who, name, got is True)
+
+    @rule(
+        who=WHO,
+        source=NAMES,
+        name=NAMES,
+        back=st.none() | st.integers(-1, 9),
+        inherited=st.integers(0, 2),
+        sub=st.sampled_from([0, 0, 1, 2, 3]),
+        data=DATA,
+        ttl=st.sampled_from([None, None, 2]),
+    )
+    def fork(self, who, source, name, back, inherited, sub, data, ttl) -> None:
+        """At any position, named by an offset of the source or of one that it was forked off from itself."""
+        stream, position, offset = self.model.streams.get(source), None, None
+        if stream is not None and back is not None:
+            position = max(0, len(stream.messages) - back)
+            while inherited and stream.source is not None and position <= stream.inherited:
+                stream, inherited = stream.source, inherited - 1
+            offset = Offset(self.generations[stream.name][-1], position)
+        items = [Item(*one) for one in data]
+        request = Create(Config("", ttl), items, fork_of=ForkOf(source, offset, sub))
+        got = self.run(self.both[who].carry_out(name, request))
+        got = got if isinstance(got, type) else got.what == "created"
+        assert got == self.model.fork(source, name, position, sub, data, ttl)
+        self.made(who, name, got is True)
+
+    def made(self, who, name, now) -> None:
+        if now and self.model.alive(name):
+            head = self.run(self.both[who].head(name))
+            assert all(head.generation > earlier for earlier in self.generations.get(name, []))
+            self.generations.setdefault(name, []).append(head.generation)
 
     @rule(
         who=WHO,
@@ -186,12 +347,17 @@ class Machine(RuleBasedStateMachine):
         stamp=st.none() | STAMPS,
         seq=st.none() | st.sampled_from("0123"),
         close=st.sampled_from([False, False, False, True]),
+        behind=st.none() | st.sampled_from([0, 0, 1]),
     )
-    def append(self, who, name, data, stamp, seq, close) -> None:
+    def append(self, who, name, data, stamp, seq, close, behind) -> None:
         items = [Item(*one) for one in data]
-        request = Append(items, None, stamp, seq, close, "completed" if close else None)
+        stream, ends, offset = self.model.alive(name), None, None
+        if stream is not None and behind is not None:
+            ends = len(stream.messages) - behind
+            offset = Offset(self.generations[name][-1], max(0, ends))
+        request = Append(items, None, stamp, seq, close, "completed" if close else None, offset)
         got = self.run(self.both[who].carry_out(name, request))
-        expected = self.model.append(name, data, stamp, seq, close, request.outcome)
+        expected = self.model.append(name, data, stamp, seq, close, request.outcome, ends)
         if isinstance(got, type):
             assert got is expected
         else:
@@ -226,10 +392,12 @@ class Machine(RuleBasedStateMachine):
         stream = self.model.alive(name)
         got = self.run(self.both[who].read(name))
         if stream is None:
-            assert got is StreamNotFound
+            assert got is self.model.missing(name)
             return
         generation = self.generations[name][-1]
-        for position in range(len(stream.messages) + 1):
+        for position in range(stream.start):
+            assert self.run(self.both[who].read(name, Offset(generation, position))) is OffsetGone
+        for position in range(stream.start, len(stream.messages) + 1):
             found, offset = [], Offset(generation, position)
             while True:
                 page = self.run(self.both[who].read(name, offset, max_bytes=max_bytes))
@@ -244,9 +412,25 @@ class Machine(RuleBasedStateMachine):
             assert [m.offset.position for m in found] == list(range(position + 1, len(stream.messages) + 1))
             assert (page.closed, page.outcome) == (stream.closed, stream.outcome)
         assert self.run(self.both[who].read(name, Offset(generation, len(stream.messages) + 1))) is BadOffset
+        family = self.offsets_of_ancestors(who, name, stream)
         for earlier in self.generations[name][:-1]:
-            assert self.run(self.both[who].read(name, Offset(earlier, 1))) is OffsetGone
+            if earlier not in family:  # drawn from the clock, which stands still: two streams may have the same one
+                assert self.run(self.both[who].read(name, Offset(earlier, 1))) is OffsetGone
         self.touched(who, name, stream)
+
+    def offsets_of_ancestors(self, who, name, stream) -> set[int]:
+        """They are good as far as their messages are shared."""
+        family, shared, ancestor = {self.generations[name][-1]}, stream.inherited, stream.source
+        while ancestor is not None:
+            generation = self.generations[ancestor.name][-1]
+            assert generation not in family
+            family.add(generation)
+            for position in range(stream.start, shared + 1):
+                page = self.run(self.both[who].read(name, Offset(generation, position)))
+                assert page.start == Offset(self.generations[name][-1], position)
+            assert self.run(self.both[who].read(name, Offset(generation, shared + 1))) is OffsetGone
+            ancestor, shared = ancestor.source, min(shared, ancestor.inherited)
+        return family
 
     def touched(self, who, name, stream) -> None:
         """A read counts for a sliding end; the store may learn of it a moment later."""
@@ -264,17 +448,31 @@ class Machine(RuleBasedStateMachine):
     @rule(who=WHO)
     def sweep(self, who) -> None:
         assert self.run(self.both[who]._sweeper.sweep()) is None
+        for stream in self.model.sweep():
+            head = self.run(self.both[who].head(stream.name))
+            assert head.start in (stream.start, max(stream.start, len(stream.messages) - KEPT))
+            stream.start, stream.look = head.start, head.look
 
     @invariant()
     def heads_and_lists_agree(self) -> None:
         alive = {name: stream for name in sorted(self.model.streams) if (stream := self.model.alive(name))}
         for streams in self.both:
-            listed = self.run(streams.list(limit=2 if alive else 100))
-            assert [name for name, _ in listed] == list(alive)[:2]
+            listed = [name for name, _ in self.run(streams.list(limit=2 if alive else 100))]
+            assert [name for name in listed if not name.startswith(CLAIMS)] == list(alive)[:2]
             for name, stream in alive.items():
                 head = self.run(streams.head(name))
                 assert (head.tail, head.closed, head.outcome) == (len(stream.messages), stream.closed, stream.outcome)
-                assert head.size == sum(len(data) for data, _, _ in stream.messages)
+                assert head.size == sum(len(data) for data, _, _ in stream.messages[stream.inherited :])
+                assert head.trimmed == sum(len(data) for data, _, _ in stream.messages[stream.inherited : stream.start])
+                assert (head.start, head.look) == (stream.start, stream.look)
+
+    @invariant()
+    def nothing_else_is_kept(self) -> None:
+        """A claim for each fork, and of streams only those that are alive, needed by forks, or not swept yet."""
+        held = [name for name, _ in self.run(self.both[0].store.list("", after=None, limit=1000, newest=False))]
+        assert [name for name in held if not name.startswith(CLAIMS)] == sorted(self.model.streams)
+        forks = sum(stream.source is not None for stream in self.model.streams.values())
+        assert sum(name.startswith(CLAIMS) for name in held) == forks
 
 
 class OnMemory(Machine):

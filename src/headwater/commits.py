@@ -209,6 +209,8 @@ def checked_name(name: str) -> str:
         raise BadRequest(f"a stream's name is 1 to {LONGEST_NAME} printable characters")
     if not {".", ".."}.isdisjoint(name.split("/")):
         raise BadRequest("no part of a stream's name is . or .., which clients take out of addresses")
+    if name == "__ds" or name.startswith("__ds/"):
+        raise BadRequest("names under __ds/ are the protocol's own (Durable Streams 6)")
     return name
 
 

@@ -137,6 +137,8 @@ class Decision(NamedTuple):
     head: Head
     messages: list[Message]
     what: What
+    replaced: Head | None = None
+    """The expired stream whose name this one has taken."""
 
     @property
     def changes(self) -> bool:
@@ -192,7 +194,7 @@ def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Dec
         fork=request.fork,
         look=request.look,
     )
-    return Decision(head, messages, "created")
+    return Decision(head, messages, "created", before if isinstance(before, Head) else None)
 
 
 def _agree(head: Head, request: Create) -> Decision:

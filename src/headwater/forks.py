@@ -73,7 +73,7 @@ class Forks:
         """
         asked = request.fork_of
         if asked is None:
-            return await self._commits.carry_out(name, request)
+            return await self._placed(name, request)
         checked_name(asked.source)
         for _ in range(MOST_CONFLICTS):
             known = await self._commits.look(name)
@@ -168,7 +168,7 @@ class Forks:
             )
             items = [*prefix, *request.items]
             made = msgspec.structs.replace(request, config=config, items=items, fork=fork, start=held.start)
-            decision = await self._commits.carry_out(name, made)
+            decision = await self._placed(name, made)
         except StoreError:
             raise  # it may be there, or come to be there: the claim stays
         except HeadwaterError:
@@ -180,6 +180,12 @@ class Forks:
         elif self._commits.clock() >= old:
             await self.delete(name)
             raise StoreUnavailable("making this fork took so long that its source may be gone; try again")
+        return decision
+
+    async def _placed(self, name: str, request: Create) -> Decision:
+        decision = await self._commits.carry_out(name, request)
+        if decision.replaced is not None:
+            await self._let_go(decision.replaced)
         return decision
 
     async def _branch(self, asked: ForkOf, source: Head, anchor: Offset) -> tuple[int, list[Item]]:

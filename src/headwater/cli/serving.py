@@ -75,6 +75,14 @@ MaxReaders = Annotated[
     int | None,
     typer.Option(metavar="N", help="Live readers of this server; one more gets 429.", show_default="no limit"),
 ]
+PublicUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where this server is reached from outside: what webhooks are told to call back.",
+        show_default="as the request that made the subscription reached it",
+    ),
+]
 MaxReadersPerClient = Annotated[
     int | None, typer.Option(metavar="N", help="The same, of one key or address.", show_default="no limit")
 ]
@@ -96,6 +104,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
     max_appends_per_second: MaxAppends = None,
     max_readers: MaxReaders = None,
     max_readers_per_client: MaxReadersPerClient = None,
+    public_url: PublicUrl = None,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "info",
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
@@ -127,6 +136,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
         max_appends_per_second=max_appends_per_second,
         max_readers=max_readers,
         max_readers_per_client=max_readers_per_client,
+        public_url=public_url,
         log_level=log_level,
     )
     with _bad_values_said():

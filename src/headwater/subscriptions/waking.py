@@ -347,7 +347,9 @@ class Waking:
             event = {"type": "wake", "subscription_id": kept.id, "stream": wake.stream}
             event |= {"generation": generation, "ts": now}
             item = Item(msgspec.json.encode(event))
-            await self._streams.carry_out(state.terms.wake_stream or "", Append([item], "application/json"))
+            await self._streams.carry_out(
+                state.terms.wake_stream or "", Append([item], "application/json", foreign=True)
+            )
             return False
         event = {
             "subscription_id": kept.id,
