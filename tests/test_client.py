@@ -183,6 +183,49 @@ async def test_a_server_that_goes_away_and_comes_back_is_followed_on() -> None:
             await client.aclose()
 
 
+async def test_a_reader_that_is_closed_while_it_connects_keeps_no_connection() -> None:
+    asked, going, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b": hello\n\n"
+
+        async def aclose(self) -> None:
+            closed.set()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        await going.wait()
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=Body())
+
+    async with Client("http://headwater.test", transport=httpx.MockTransport(answer)) as client:
+        reader = client.follow("log")
+        reading = asyncio.create_task(anext(reader, None))
+        await asked.wait()
+        await reader.aclose()
+        going.set()
+        assert await reading is None
+        assert closed.is_set()
+
+
+async def test_a_reader_that_is_closed_in_a_pause_ends_at_once() -> None:
+    pausing = asyncio.Event()
+
+    def lost(error: HeadwaterError, seconds: float) -> None:
+        assert seconds >= 3600
+        pausing.set()
+
+    busy = httpx.MockTransport(lambda _: httpx.Response(503, headers={"retry-after": "3600"}))
+    async with Client("http://headwater.test", transport=busy) as client:
+        reader = client.follow("log", on_lost=lost)
+        reading = asyncio.create_task(anext(reader, None))
+        await pausing.wait()
+        await asyncio.sleep(0)
+        await reader.aclose()
+        async with asyncio.timeout(10):
+            assert await reading is None
+
+
 async def test_following_ends_with_204_and_with_the_outcome() -> None:
     async with Streams("memory:") as streams, serving(streams) as port, Client(f"http://127.0.0.1:{port}") as client:
         await streams.create("log", 1)

@@ -222,6 +222,14 @@ def test_patience_has_an_end_and_a_confirmation_renews_it() -> None:
     assert str(machine.failed).endswith("1 messages of producer 'p' are not confirmed, 1 of them may have arrived")
 
 
+def test_a_pause_that_is_asked_for_ends_with_our_patience() -> None:
+    machine = added(batches(Batching(linger=0, patience=10)), b"1")
+    machine.answered(sent(machine), refused(503, retry_after="3600"), 100)
+    assert machine.wakes() == 110
+    machine.answered(sent(machine, 110), refused(503, retry_after="3600"), 110)
+    assert machine.failed is not None
+
+
 # -- fencing ----------------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +273,17 @@ def test_a_batch_known_before_it_was_sent_is_somebody_elses() -> None:
     doubtful.answered(sent(doubtful), LOST, 0)
     doubtful.answered(sent(doubtful, 9), known(producer_seq="6"), 9)  # we never got that far
     assert isinstance(doubtful.failed, ProducerFenced)
+
+
+def test_batches_that_only_wait_have_not_been_sent() -> None:
+    """A former self wrote 0 to 6 in this epoch; here batch 0 is lost, and six more are full by then."""
+    machine = added(batches(Batching(linger=0, max_messages=1)), b"1")
+    first = sent(machine)
+    added(machine, *[b"2"] * 6)
+    machine.answered(first, LOST, 0)
+    machine.answered(sent(machine, 9), known(producer_seq="6"), 9)
+    assert isinstance(machine.failed, ProducerFenced)
+    assert machine.confirmed == 0
 
 
 def test_a_batch_known_after_a_lost_answer_is_ours() -> None:

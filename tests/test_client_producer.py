@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from headwater.client import Batching, Client, Producer, Retry, SyncClient, Unreachable
+from headwater.client.batches import Batches
 from headwater.errors import (
     BadRequest,
     HeadwaterError,
@@ -200,7 +201,7 @@ async def test_it_waits_as_long_as_it_was_asked_to_and_gives_up_in_the_end() -> 
         await producer.send(1)
         with pytest.raises(HeadwaterError, match="1 messages of producer"):
             await producer.flush()
-        assert asked == [0, 40, 80, 120]
+        assert asked == [0, 40, 80, 100]
         with pytest.raises(HeadwaterError):
             await producer.aclose()
 
@@ -323,6 +324,38 @@ def test_a_producer_is_of_no_use_in_a_forked_child() -> None:
         with pytest.raises(BadRequest, match="does not survive a fork"):
             producer.send(1)
         producer.leave()  # at a child's exit: not its to send
+        with pytest.raises(SystemExit), producer:  # nor is the lock, which a thread may have held at the fork
+            raise SystemExit
+
+
+async def test_a_forked_child_does_not_ask_on_its_parents_connections() -> None:
+    """On one socket, each of two processes is given answers that are the other's."""
+
+    def work(client: SyncClient) -> None:
+        client.create("s")
+        parents = client._http
+        assert client._http is parents
+        client._process = os.getpid() + 1  # as a child sees it
+        assert client._http is not parents
+        assert client.append("s", 1) > ""
+        parents.close()
+
+    async with Streams("memory:") as streams, in_a_thread(streams) as client:
+        await asyncio.to_thread(work, client)
+
+
+def test_an_answer_that_cannot_be_understood_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Batches, "answered", stumble)
+    with SyncClient("http://headwater.test", transport=httpx.MockTransport(ok)) as client:
+        producer = client.producer("s")
+        producer.send(1)
+        with pytest.raises(HeadwaterError, match="a bug"):
+            producer.flush()
+        with pytest.raises(HeadwaterError, match="a bug"):
+            producer.leave()
 
 
 def test_an_interrupted_block_names_what_is_not_confirmed() -> None:

@@ -134,6 +134,8 @@ def test_what_any_server_says_in_headers(status: int, headers: dict[str, str], k
     assert (type(error), error.detail) == (kind, detail)
     own = b'{"error":{"code":"agent_not_found","message":"m"}}'
     assert type(stream_error(404, {}, own)).__mro__[1] is NotFound
+    odd = b'{"error":{"code":"not_found","self":"a"}}'  # words of Python's own, too
+    assert stream_error(404, {}, odd).detail == {"self": "a"}
 
 
 def test_what_may_pass() -> None:
@@ -147,6 +149,27 @@ async def test_a_page_of_nothing_readable_is_an_error() -> None:
     async with Client("http://headwater.test", transport=transport) as client:
         with pytest.raises(HeadwaterError, match="no Durable Streams server"):
             await client.read("s")
+
+
+async def test_a_page_that_does_not_say_where_it_ends_is_not_read() -> None:
+    """Cut in the middle, it would look whole, and reading on from its offset would leave out the rest."""
+    body = httpx.Response(200, headers={"stream-next-offset": "1"}, stream=httpx.ByteStream(b"hel"))
+    async with Client("http://headwater.test", transport=httpx.MockTransport(lambda _: body)) as client:
+        with pytest.raises(HeadwaterError, match="where it ends"):
+            await client.read("s")
+
+
+async def test_a_server_may_be_mounted_under_any_path() -> None:
+    asked: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path)
+        return httpx.Response(201)
+
+    for base in ("http://headwater.test/ü%2Fb/", "http://headwater.test/"):
+        async with Client(base, transport=httpx.MockTransport(answer)) as client:
+            await client.create("é")
+    assert asked == [b"/%C3%BC%2Fb/v1/stream/%C3%A9", b"/v1/stream/%C3%A9"]
 
 
 def test_an_event_is_what_was_sent() -> None:

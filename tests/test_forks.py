@@ -822,6 +822,47 @@ class Families:
         await streams.delete(self.chance.choice(self.pool))
 
 
+async def test_a_fork_that_goes_while_its_source_is_deleted_leaves_nothing(streams, monkeypatch):
+    await numbered(streams, "s", 3)
+    await streams.fork("s", "f")
+    done = await interfering(monkeypatch, Withdraw, lambda: streams.delete("f"))
+    await streams.delete("s")
+    assert done
+    assert await names(streams) == []
+
+
+async def test_a_fork_that_took_so_long_that_its_claim_may_be_gone_is_not_there(streams, monkeypatch, clock):
+    async def sleep():
+        clock.now += YOUNG_MS
+        await streams._sweeper.sweep()
+
+    await numbered(streams, "s", 3)
+    done = await interfering(monkeypatch, Hold, sleep)
+    with pytest.raises(StoreUnavailable, match="took so long"):
+        await streams.fork("s", "f")
+    assert done
+    assert await names(streams) == ["s"]
+    assert await streams.fork("s", "f") is True
+
+
+async def test_a_fork_whose_making_only_seemed_to_conflict_keeps_its_claim(clock):
+    """As where a store's answer is lost, and the same commit is tried once more by a driver."""
+
+    class Twice(MemoryStore):
+        def commit(self, name, expected, head, messages):
+            if name == "f":
+                super().commit(name, expected, head, messages)
+            return super().commit(name, expected, head, messages)
+
+    async with Streams(Twice(), clock=clock) as streams:
+        await numbered(streams, "s", 3)
+        await streams.fork("s", "f")
+        await streams.delete("s")
+        clock.now += RECHECK_MS
+        await streams._sweeper.sweep()
+        assert await everything(streams, "f") == numbers(1, 3)
+
+
 async def test_families_are_whole_after_whatever_many_do_at_once(tmp_path, clock):
     """Twenty tasks on two objects over one file: forks alive read exactly their messages, the rest goes."""
     families = Families([f"n{number}" for number in range(8)])

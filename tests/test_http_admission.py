@@ -127,6 +127,19 @@ def test_an_address_is_one_customers(client, said):
     assert place(client) == said
 
 
+@virtual_time
+async def test_who_leaves_a_long_poll_leaves_its_place_at_once():
+    admission = Admission(Bounds(readers=1))
+    async with open_site(admission=admission) as site:
+        await site.put("t")
+        call = site.call("GET", "t?offset=now&live=long-poll")
+        while not admission.readers:
+            await asyncio.sleep(0)
+        await call.leave()
+        assert (admission.readers, call.status) == (0, None)
+        assert asyncio.get_running_loop().time() < 1
+
+
 # -- over HTTP --------------------------------------------------------------------------------------------------------
 
 

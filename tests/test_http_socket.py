@@ -1070,3 +1070,31 @@ async def test_a_server_that_stops_at_once_cancels_and_leaves_nothing():
         store.through.set()
         await asyncio.sleep(1)
         assert len((await site.streams.read("s")).messages) == 2  # it was on its way (G6)
+
+
+# -- what a client may have kept --------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_a_content_type_that_could_not_leave_in_a_header_does_not_come_in():
+    async with open_site() as site:
+        client = await site.opened()
+        said = await client.ask("open", ref=1, stream="s", content_type="text/plain\r\nset-cookie: a=b")
+        assert (said["op"], said["code"]) == ("error", "bad_request")
+        said = await client.ask("append", ref=2, stream="s", messages=[1], seq="x" * 1025)
+        assert (said["op"], said["code"]) == ("error", "bad_request")
+
+
+@virtual_time
+async def test_requests_that_are_refused_count_as_unanswered_with_all_their_bytes():
+    async with open_site(socket=SocketLimits(unanswered_bytes=1000)) as site:
+        client = await site.opened()
+        client.stall()
+        for _ in range(10):
+            client.say("ping", **{"x" * 400: 1})
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert client.received <= 1 + 4
+        client.take()
+        for _ in range(10):
+            assert (await client.next())["code"] == "bad_request"

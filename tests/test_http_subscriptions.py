@@ -217,10 +217,12 @@ async def test_other_requests_that_make_no_sense():
             refused(await put(here, asked, "__ds/subscriptions/t"), 400, "WEBHOOK_URL_REJECTED")
         for body in ({}, {"worker": ""}, {"worker": 1}):
             refused(await here.ask("POST", f"{S}/claim", js(body)), 400, "INVALID_REQUEST")
+        await here.put("mail/a", "1", "application/json")
+        token = (await here.ask("POST", f"{S}/claim", js({"worker": "me"}))).json()["token"]
         wake = {"wake_id": "w", "generation": 1}
         acks = [{"acks": acks} for acks in ("a", [1], [{"stream": "a"}])]
         for body in ({}, {"wake_id": "w"}, *(wake | some for some in acks)):
-            refused(await here.ask("POST", f"{S}/ack", js(body), **bearer("t")), 400, "INVALID_REQUEST")
+            refused(await here.ask("POST", f"{S}/ack", js(body), **bearer(token)), 400, "INVALID_REQUEST")
         refused(await put(here, PULL, "__ds/subscriptions/" + "x" * 257), 400, "INVALID_REQUEST")
         all_of = "__ds/subscriptions"
         for path in ("__ds", "__ds/", "__ds/x", all_of, f"{all_of}/", f"{S}/x", f"{S}/", f"{S}/a/b"):
@@ -319,6 +321,26 @@ async def test_a_key_that_does_not_cover_it_does_nothing_with_it():
         desk.principal = Principal("tester", ACTIONS, ("mail/*",))
         refused(await here.ask("POST", f"{S}/streams", js({"streams": ["other"]})), 403, "forbidden")
         assert (await here.ask("GET", S)).status == 200
+
+
+async def test_agreeing_to_one_does_not_tell_what_was_added_to_it():
+    desk = Desk()
+    async with site(desk) as here:
+        asked = {"type": "pull-wake", "streams": ["mail/a"], "wake_stream": "wakes"}
+        assert (await put(here, asked)).status == 201
+        assert (await here.ask("POST", f"{S}/streams", js({"streams": ["secret"]}))).status == 204
+        desk.principal = Principal("tester", ACTIONS, ("mail/*", "wakes"))
+        refused(await put(here, asked), 403, "forbidden")
+        desk.principal = Principal("tester")
+        assert (await put(here, asked)).status == 200
+
+
+@pytest.mark.parametrize("action", ["ack", "callback", "release"])
+async def test_nothing_is_taken_in_from_who_has_no_token(action):
+    async with site() as here:
+        await put(here, PULL)
+        answer = await here.ask("POST", f"{S}/{action}", "no JSON", **bearer("1.99999999999." + "x" * 43))
+        refused(answer, 401, "TOKEN_INVALID")
 
 
 async def test_rules_of_another_kind_are_asked_too():

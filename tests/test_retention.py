@@ -4,15 +4,15 @@ import asyncio
 import itertools
 import sqlite3
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from headwater import forks, retention
 from headwater import hub as hub_module
-from headwater import retention
 from headwater.commits import Commits
 from headwater.decide import Append, Create, ForkOf, Item, Trim
-from headwater.errors import OffsetGone, StoreUnavailable, StreamNotFound
+from headwater.errors import BadRequest, OffsetGone, StoreUnavailable, StreamNotFound
 from headwater.forks import RECHECK_MS, YOUNG_MS
 from headwater.model import BEGINNING, Config, Offset, Retention
 from headwater.retention import PINNED_MS
@@ -397,6 +397,27 @@ def before_a_trim(monkeypatch, do):
     return done
 
 
+async def test_among_many_forks_that_need_nothing_the_one_that_does_is_found(streams, clock, monkeypatch):
+    """However many claims are looked at at a time, and in whatever order they come."""
+    monkeypatch.setattr(forks, "CLAIMS_LOOKED_AT", 2)
+    await made(streams, "a", *numbers(1, 8), messages=8)
+    for name in "bcdef":
+        await streams.carry_out(name, Create(Config("", retention=Retention(seconds=10**6)), fork_of=ForkOf("a")))
+    claims = {(await streams.head(name)).fork.claim: name for name in "bcdef"}
+    *others, last = [claims[claim] for claim in sorted(claims)]
+    for name in others:
+        await streams.append(name, b"own")
+        found = await streams.head(name)
+        await streams._commits.carry_out(name, Trim(found, found.tail, 0, None))
+    await streams.append("a", *numbers(9, 30))
+    for _ in range(4):
+        await swept(streams, clock, YOUNG_MS)
+        assert await kept(streams, last) == numbers(1, 8)
+    await streams.delete(last)
+    await swept(streams, clock, RECHECK_MS)
+    assert await kept(streams, "a") == numbers(23, 30)
+
+
 async def test_a_stream_that_took_the_name_meanwhile_is_not_trimmed_for_the_one_before(streams, clock, monkeypatch):
     async def replace():
         await streams.delete("a")
@@ -447,6 +468,42 @@ async def test_what_grows_too_long_while_it_is_trimmed_is_looked_at_again(stream
     assert len(await kept(streams, "a")) <= 9
 
 
+async def test_a_stream_that_another_process_trims_meanwhile_is_no_trouble(make_store, clock, monkeypatch, caplog):
+    async with opened(make_store(), clock) as one, opened(make_store(), clock) as other:
+        await made(one, "a", *numbers(1, 20), messages=8)
+        ask, asked = other.store.read, []
+
+        async def late(name, start, *, max_bytes):
+            if not asked:
+                asked.append(name)
+                await one._sweeper.sweep()
+            return await ask(name, start, max_bytes=max_bytes)
+
+        monkeypatch.setattr(other.store, "read", late)
+        await other._sweeper.sweep()
+        assert asked == ["a"]
+        assert await kept(one, "a") == numbers(13, 20)
+        assert not caplog.records
+
+
+async def test_a_survey_goes_on_when_a_stream_goes_meanwhile(make_store, clock, monkeypatch):
+    async with opened(make_store(), clock) as streams:
+        for name in ("a1", "a2"):
+            await streams.create(name, *numbers(1, 20), content_type="text/plain")
+    async with opened(make_store(), clock) as streams:
+        streams._keeping.rules = (("a*", Retention(messages=8)),)
+        ask = streams.store.read
+
+        async def late(name, start, *, max_bytes):
+            with suppress(StreamNotFound):
+                await streams.delete("a1")
+            return await ask(name, start, max_bytes=max_bytes)
+
+        monkeypatch.setattr(streams.store, "read", late)
+        await streams._keeping.survey()
+        assert await kept(streams, "a2") == numbers(13, 20)
+
+
 async def test_two_that_sweep_at_once_trim_once(make_store, clock):
     both = make_store(), make_store()
     async with (
@@ -465,15 +522,20 @@ async def test_two_that_sweep_at_once_trim_once(make_store, clock):
 
 
 async def test_appends_go_in_between_the_slices_of_a_trim(tmp_path, clock, monkeypatch):
-    """Between two appends there is never more than one slice of what was trimmed."""
+    """An append that was handed in waits for one slice of what was trimmed, the one at work, and no more."""
     steps = []
-    remove_slice, apply = sqlite_writer.Writer._remove_slice, sqlite_writer.Writer._apply
+    writer_kind = sqlite_writer.Writer
+    remove_slice, apply, submit = writer_kind._remove_slice, writer_kind._apply, writer_kind.submit
 
     def noted_slice(writer):
         before = writer._connection.total_changes
         result = remove_slice(writer)
         steps.append(writer._connection.total_changes - before)
         return result
+
+    def noted_submit(writer, job):
+        steps.append("asked")
+        return submit(writer, job)
 
     def noted_apply(writer, job):
         steps.append("append")
@@ -486,6 +548,7 @@ async def test_appends_go_in_between_the_slices_of_a_trim(tmp_path, clock, monke
         await streams.create("b", content_type="text/plain")
         for _ in range(10):
             await streams.append("a", *[b"x" * 200] * 4_000)
+        monkeypatch.setattr(sqlite_writer.Writer, "submit", noted_submit)
         monkeypatch.setattr(sqlite_writer.Writer, "_apply", noted_apply)
         size, appends = path.stat().st_size, 0
         await swept(streams, clock)
@@ -493,9 +556,16 @@ async def test_appends_go_in_between_the_slices_of_a_trim(tmp_path, clock, monke
             await streams.append("b", b"x")
             appends += 1
         assert appends > 10
-        assert max(step for step in steps if step != "append") <= sqlite_writer.GARBAGE_SLICE + 1
-        between = "".join("a" if step == "append" else "s" for step in steps).strip("s").split("a")
-        assert max(map(len, between)) <= 3, "appends waited for several slices"
+        assert max(step for step in steps if isinstance(step, int)) <= sqlite_writer.GARBAGE_SLICE + 1
+        waiting = slices = longest = 0
+        for step in steps:
+            if isinstance(step, int):
+                slices += 1
+                longest = max(longest, slices if waiting else 0)
+            else:
+                slices = 0 if not waiting or step == "append" else slices
+                waiting += 1 if step == "asked" else -1
+        assert longest <= 1, "an append waited for several slices"
         assert len(await kept(streams, "a")) == 10
     assert path.stat().st_size < size / 5, "the file has not shrunk"
     with sqlite3.connect(path) as connection:
@@ -539,3 +609,39 @@ async def test_a_trim_that_cannot_be_written_is_done_the_next_time(clock):
         streams.store.full = False
         await swept(streams, clock)
         assert await kept(streams, "a") == numbers(13, 20)
+
+
+@pytest.mark.parametrize("kept", [Retention(seconds=0), Retention(bytes=-1), Retention(messages=0)])
+async def test_a_retention_that_keeps_nothing_is_refused(kept):
+    with pytest.raises(BadRequest, match="at least 1 second, 1 byte or 1 message"):
+        Streams(retention=[("*", kept)])
+    async with Streams() as streams:
+        with pytest.raises(BadRequest, match="at least 1 second, 1 byte or 1 message"):
+            await streams.create("a", retention=kept)
+
+
+async def test_a_read_from_the_start_is_not_disturbed_by_a_trim_in_its_middle():
+    """Between the head it looks at and the page it takes, the start moves on."""
+
+    class Trimming(MemoryStore):
+        trim = None
+
+        async def read(self, name, start, *, max_bytes):
+            if self.trim is not None:
+                trim, self.trim = self.trim, None
+                await trim()
+            return await super().read(name, start, max_bytes=max_bytes)
+
+    store = Trimming()
+    async with Streams(store) as streams:
+        await streams.create("a", *range(5))
+        head = await streams.head("a")
+        streams.hub.tail("a").forget()
+        streams.hub.drop_idle()
+        store.trim = lambda: streams.carry_out("a", Trim(head, 3, 3, None))
+        assert [message.data for message in (await streams.read("a")).messages] == [b"3", b"4"]
+        store.trim = lambda: streams.carry_out("a", Trim(trimmed, 4, 1, None))
+        trimmed = await streams.head("a")
+        streams.hub.drop_idle()
+        with pytest.raises(OffsetGone):
+            await streams.read("a", Offset(head.generation, 3))

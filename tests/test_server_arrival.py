@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from headwater.http.exchange import Exchange
 from headwater.server.arrival import BODY_SECONDS, HEAD_SECONDS, MOST_HEAD_BYTES, Arrival
 from headwater.server.connection import LINGER_SECONDS, Protocol
-from headwater.server.upgraded import SocketProtocol
+from headwater.server.upgraded import MOST_FRAGMENTS, SocketProtocol
 from headwater.testing import run_virtual, virtual_time
 from http_site import open_site
 
@@ -160,6 +160,39 @@ async def test_large_bodies_and_what_is_pipelined_behind_them_are_no_heads():
         assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 ")
 
 
+@virtual_time
+async def test_fields_behind_a_body_are_no_headers_and_have_an_end():
+    head = b"PUT /v1/stream/%b HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n"
+    async with open_door() as door:
+        reader, writer = await door.connect(head % b"s" + b"stream-ttl: 7\r\nx: y\r\n\r\n" + GET)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert b"stream-ttl" not in answer
+        assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 ")
+        for endless in (b"a: b\r\n" * 700, b"x" * 4096):
+            reader, writer = await door.connect(head % b"t" + b"x: ")
+            sent = 0
+            while not writer.transport.is_closing() and sent < 100 * MOST_HEAD_BYTES:
+                writer.write(endless)
+                sent += len(endless)
+                await asyncio.sleep(0)
+            assert sent < 20 * MOST_HEAD_BYTES
+        reader, _ = await door.connect(b"GET /v1/stream/t HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+
+
+@virtual_time
+async def test_a_body_in_tiny_chunks_is_a_body():
+    async with open_door() as door:
+        head = b"PUT /v1/stream/s HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        reader, writer = await door.connect(head)
+        for _ in range(100):
+            writer.write(b"1\r\nx\r\n" * 1000)
+            await asyncio.sleep(0.1)
+        writer.write(b"0\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201 ")
+
+
 # -- too slow ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +294,71 @@ async def test_what_has_become_a_websocket_is_left_alone():
             assert await reader.read(1000) != b""
         reader, _ = await door.connect(upgrade + offer + b"x: " + b"x" * MOST_HEAD_BYTES + b"\r\n\r\n")
         assert await refusal(reader) == TOO_LARGE
+
+
+async def upgraded(door: Door) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, SocketProtocol]:
+    fields = "host: 127.0.0.1|connection: upgrade|upgrade: websocket|sec-websocket-version: 13"
+    fields += "|sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==|sec-websocket-protocol: headwater.v1"
+    reader, writer = await door.connect(f"GET /v1/ws HTTP/1.1|{fields}||".replace("|", "\r\n").encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    (protocol,) = (one for one in door.state.connections if isinstance(one, SocketProtocol))
+    return reader, writer, protocol
+
+
+@virtual_time
+async def test_what_opens_no_websocket_is_refused_and_not_left_open():
+    fields = b"host: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    async with open_door() as door:
+        for head in (
+            b"POST /v1/ws HTTP/1.1\r\n" + fields + b"content-length: 3\r\n\r\nabc",
+            b"GET /v1/ws HTTP/1.1\r\n" + fields + b"a: b\r\n" * 200 + b"\r\n",
+            b"GET /v1/ws HTTP/1.1\r\n" + fields + b"a: " + b"b" * 10_000 + b"\r\n\r\n",
+        ):
+            reader, _ = await door.connect(head)
+            assert await refusal(reader) == (400, "bad_request")
+        reader, _ = await door.connect(b"PUT /v1/stream/s HTTP/1.1\r\n\r\nGET /v1/ws HTTP/1.1\r\n" + fields + b"\r\n")
+        await nothing(reader)
+
+
+def frame(first: int, data: bytes) -> bytes:
+    """One from a client, whose mask is zero."""
+    return bytes([first, 0x80 | len(data)]) + bytes(4) + data
+
+
+@virtual_time
+async def test_a_client_that_pings_and_takes_nothing_is_not_kept_pongs_for():
+    async with open_door() as door:
+        reader, writer, protocol = await upgraded(door)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        pings = b"".join(frame(0x89, b"%06d" % n * 20) for n in range(500))
+        sent = most = 0
+        while protocol.writable.is_set() or sent < 3_000_000:
+            writer.write(pings)
+            sent += len(pings)
+            await writer.drain()
+            await asyncio.sleep(0)
+            most = max(most, protocol.transport.get_write_buffer_size())
+        assert most < 1_000_000
+        writer.write(frame(0x89, b"the last"))
+        await asyncio.sleep(1)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        heard = b""
+        while not heard.endswith(b"the last"):  # that one is answered
+            heard += await reader.read(65536)
+
+
+@virtual_time
+async def test_a_message_in_endless_pieces_does_not_fill_the_memory():
+    async with open_door() as door:
+        reader, writer, protocol = await upgraded(door)
+        writer.write(frame(0x01, b'{"op":"pi') + frame(0, b"n"))
+        for _ in range(50):
+            writer.write(frame(0, b"") * 1000)
+            await writer.drain()
+            await asyncio.sleep(0)
+            assert len(protocol.frames) <= MOST_FRAGMENTS + 1
+        writer.write(frame(0x80, b'g"}'))
+        assert await reader.readuntil(b'{"op":"pong"}')
 
 
 @virtual_time

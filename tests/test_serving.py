@@ -112,6 +112,21 @@ async def test_a_head_without_an_end_is_refused_by_the_real_server(tmp_path: Pat
         writer.close()
 
 
+@pytest.mark.server
+async def test_with_keys_no_webhook_goes_to_this_machine(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text('[[key]]\nsecret = "a-secret-of-some-length"\n')
+    asked = {"type": "webhook", "pattern": "a", "webhook": {"url": "http://localhost:1/hook"}}
+    bearer = {"authorization": "Bearer a-secret-of-some-length"}
+    answers = []
+    for options in ((), ("--auth", str(keys)), ("--insecure",)):
+        with serving("serve", tmp_path, *options) as server:
+            async with httpx.AsyncClient(base_url=server.url, timeout=10, headers=bearer) as client:
+                answer = await client.put(f"/v1/stream/__ds/subscriptions/{len(answers)}", json=asked)
+                answers.append((answer.status_code, answer.json().get("error", {}).get("code")))
+    assert answers == [(201, None), (400, "WEBHOOK_URL_REJECTED"), (400, "WEBHOOK_URL_REJECTED")]
+
+
 def test_help_says_what_each_option_is_for():
     done = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"})
     for said in (

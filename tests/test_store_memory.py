@@ -3,7 +3,7 @@
 import pytest
 
 from headwater import testing
-from headwater.decide import Create, decide
+from headwater.decide import Create, Item, Trim, decide
 from headwater.errors import BadRequest
 from headwater.model import Absent
 from headwater.stores import store_from_url
@@ -84,3 +84,16 @@ def test_a_url_names_the_faster_mode_and_the_memory():
 def test_a_url_that_names_no_store_is_answered_with_one_that_does(url, hint):
     with pytest.raises(BadRequest, match=hint):
         store_from_url(url)
+
+
+async def test_what_is_trimmed_or_deleted_takes_no_space():
+    store = MemoryStore()
+    await store.open()
+    head = decide(Absent(0), Create(items=[Item(b"x")] * 20), 1)
+    await store.commit("a", Absent(0), head.head, head.messages)
+    trim = decide(head.head, Trim(head.head, 15, 15, None), 1)
+    await store.commit("a", head.head, trim.head, [])
+    assert store.statistics() == {"streams": 1, "messages": 5}
+    await store.delete("a", trim.head)
+    assert store.statistics() == {"streams": 0, "messages": 0}
+    await store.aclose()

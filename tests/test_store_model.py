@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import hypothesis
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from headwater.decide import Append, Create, ForkOf, Item, Stamp
 from headwater.errors import (
@@ -35,11 +35,11 @@ from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Streams
 
-NAMES = st.sampled_from(["a", "a/b", "c", "d"])
+NAMES = st.sampled_from(["a", "ab", "a/b", "c", "d", "e"])
 DATA = st.lists(st.tuples(st.binary(max_size=3), st.sampled_from([None, "k", ""])), max_size=3)
 WHO = st.sampled_from([0, 1])
 STAMPS = st.builds(Stamp, st.sampled_from(["p", "q"]), st.integers(0, 2), st.integers(0, 3))
-KEPT = 4  # messages, where a stream has a retention; it is looked at as soon as it holds more
+KEPT = 2  # messages, where a stream has a retention; it is looked at as soon as it holds more
 
 BEGAN = 1_000_000
 LONGEST = 59_000  # ms: within it nothing that a fork has claimed grows old
@@ -286,6 +286,16 @@ class Machine(RuleBasedStateMachine):
             self.run(streams.aclose())
         self.loop.close()
 
+    @initialize(data=st.lists(st.binary(min_size=1, max_size=3), min_size=2, max_size=5), forked=st.booleans())
+    def begin(self, data, forked) -> None:
+        """With a family to work on, and one that is to be trimmed."""
+        for name, keeps in (("a", False), ("c", True)):
+            self.create(0, name, data, None, False, keeps)
+        if forked:
+            self.fork(0, 0, "ab", 1, 0, 0, [(b"own", None)], None)
+        else:
+            self.sweep(0)
+
     @rule(ms=st.sampled_from([1, 999, 1000, 1500, 5000]))
     def time_passes(self, ms) -> None:
         self.model.now = min(self.model.now + ms, BEGAN + LONGEST)
@@ -294,8 +304,8 @@ class Machine(RuleBasedStateMachine):
         who=WHO,
         name=NAMES,
         data=st.lists(st.binary(max_size=2), max_size=2),
-        end=st.sampled_from([None, None, "ttl", "at"]),
-        closed=st.booleans(),
+        end=st.sampled_from([None, None, None, None, "ttl", "at"]),
+        closed=st.sampled_from([False, False, False, True]),
         keeps=st.booleans(),
     )
     def create(self, who, name, data, end, closed, keeps) -> None:
@@ -309,11 +319,12 @@ class Machine(RuleBasedStateMachine):
         assert got == self.model.create(name, data, ttl, at, closed, keeps)
         self.made(who, name, got is True)
 
+    @precondition(lambda self: self.model.streams)
     @rule(
         who=WHO,
-        source=NAMES,
+        source=st.integers(0, 5),
         name=NAMES,
-        back=st.none() | st.integers(-1, 9),
+        back=st.none() | st.integers(-1, 3),
         inherited=st.integers(0, 2),
         sub=st.sampled_from([0, 0, 1, 2, 3]),
         data=DATA,
@@ -321,8 +332,9 @@ class Machine(RuleBasedStateMachine):
     )
     def fork(self, who, source, name, back, inherited, sub, data, ttl) -> None:
         """At any position, named by an offset of the source or of one that it was forked off from itself."""
-        stream, position, offset = self.model.streams.get(source), None, None
-        if stream is not None and back is not None:
+        stream = list(self.model.streams.values())[source % len(self.model.streams)]
+        source, position, offset = stream.name, None, None
+        if back is not None and source in self.generations:
             position = max(0, len(stream.messages) - back)
             while inherited and stream.source is not None and position <= stream.inherited:
                 stream, inherited = stream.source, inherited - 1
@@ -353,8 +365,8 @@ class Machine(RuleBasedStateMachine):
         items = [Item(*one) for one in data]
         stream, ends, offset = self.model.alive(name), None, None
         if stream is not None and behind is not None:
-            ends = len(stream.messages) - behind
-            offset = Offset(self.generations[name][-1], max(0, ends))
+            ends = max(0, len(stream.messages) - behind)
+            offset = Offset(self.generations[name][-1], ends)
         request = Append(items, None, stamp, seq, close, "completed" if close else None, offset)
         got = self.run(self.both[who].carry_out(name, request))
         expected = self.model.append(name, data, stamp, seq, close, request.outcome, ends)
@@ -467,6 +479,17 @@ class Machine(RuleBasedStateMachine):
                 assert (head.start, head.look) == (stream.start, stream.look)
 
     @invariant()
+    def all_read_alike(self) -> None:
+        """From the start; where reads prolong a life, the rule for reading does it."""
+        for name, stream in self.model.streams.items():
+            if self.model.alive(name) and stream.ttl is None:
+                found, offset, page = [], None, None
+                while page is None or not page.up_to_date:
+                    page = self.run(self.both[0].read(name, offset))
+                    found, offset = [*found, *page.messages], page.next
+                assert [(m.data, m.key, m.time) for m in found] == stream.messages[stream.start :]
+
+    @invariant()
     def nothing_else_is_kept(self) -> None:
         """A claim for each fork, and of streams only those that are alive, needed by forks, or not swept yet."""
         held = [name for name, _ in self.run(self.both[0].store.list("", after=None, limit=1000, newest=False))]
@@ -497,7 +520,7 @@ class OnSqlite(Machine):
 
 TestOnMemory = OnMemory.TestCase
 TestOnMemory.settings = hypothesis.settings(
-    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True, database=None
+    max_examples=120, stateful_step_count=40, deadline=None, derandomize=True, database=None
 )
 TestOnSqlite = OnSqlite.TestCase
 TestOnSqlite.settings = hypothesis.settings(

@@ -9,11 +9,13 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
+import msgspec
 import pytest
 
-from headwater.decide import Append, Create, Item, decide
+from headwater.decide import Append, Create, Item, Trim, decide
 from headwater.errors import StoreError, StoreFileUnusable, StoreUnavailable, VersionConflict
 from headwater.model import Absent, Config, Head, Offset
 from headwater.stores import sqlite_file, sqlite_writer
@@ -55,7 +57,8 @@ class Stream:
 
 
 async def data_of(store, name):
-    found, offset = [], Offset((await store.load(name)).generation, 0)
+    head = await store.load(name)
+    found, offset = [], Offset(head.generation, head.first)
     while page := await store.read(name, offset, max_bytes=1 << 20):
         offset = page[-1].offset
         found += [message.data for message in page]
@@ -164,6 +167,88 @@ async def test_the_messages_of_deleted_streams_are_removed_in_slices(store, path
         assert connection.execute("SELECT count(*) FROM garbage").fetchone() == (0,)
     connection.close()
     assert await data_of(store, "kept") == [b"y"] * 50
+
+
+async def until_clean(store):
+    async with asyncio.timeout(10):
+        while store._writer._garbage:
+            await asyncio.sleep(0.001)
+
+
+def rows_of(path, statement):
+    connection = sqlite3.connect(path)
+    rows = connection.execute(statement).fetchall()
+    connection.close()
+    return rows
+
+
+async def test_what_is_trimmed_is_given_back_to_the_system_in_slices(store, path, monkeypatch):
+    monkeypatch.setattr(sqlite_writer, "GARBAGE_SLICE", 100)
+    stream, other = Stream(store, "a"), Stream(store, "b")
+    await stream.create(*[b"x" * 3000] * 1000)
+    await other.create(*[b"y" * 3000] * 50)
+    pages = rows_of(path, "PRAGMA page_count")[0][0]
+    await stream.commit(Trim(stream.head, 990, 0, None))
+    await until_clean(store)
+    assert rows_of(path, "SELECT count(*) FROM message") == [(60,)]
+    assert rows_of(path, "SELECT count(*) FROM garbage") == [(0,)]
+    assert rows_of(path, "PRAGMA page_count")[0][0] < pages / 5
+    assert rows_of(path, "PRAGMA freelist_count")[0][0] < 10
+    assert rows_of(path, "PRAGMA integrity_check") == [("ok",)]
+    assert await data_of(store, "b") == [b"y" * 3000] * 50
+    assert len(await store.read("a", stream.head.offset._replace(position=990), max_bytes=1 << 20)) == 10
+
+
+async def test_trims_and_a_deletion_before_the_space_of_the_first_is_freed(path, monkeypatch):
+    """The rows of what is to be removed are replaced by later ones, which say more."""
+    held = threading.Event()
+    remove = sqlite_writer.Writer._remove_garbage
+
+    def waiting(writer):
+        if held.is_set():
+            return remove(writer)
+        writer._garbage = False
+        return None
+
+    monkeypatch.setattr(sqlite_writer.Writer, "_remove_garbage", waiting)
+    store = SqliteStore(path, synchronous="normal")
+    await store.open()
+    try:
+        trimmed, deleted, replaced = (Stream(store, name) for name in ("trimmed", "deleted", "replaced"))
+        for stream in (trimmed, deleted, replaced):
+            await stream.create(*[b"x"] * 20, ttl=1)
+            await stream.commit(Trim(stream.head, 5, 5, None))
+            await stream.commit(Trim(stream.head, 12, 7, None))
+        assert rows_of(path, "SELECT stream, below FROM garbage") == [(1, 12), (2, 12), (3, 12)]
+        await store.delete("deleted", deleted.head)
+        replacing = decide(replaced.head, Create(items=[Item(b"new")]), 5_000)
+        await store.commit("replaced", replaced.head, replacing.head, replacing.messages)
+        assert rows_of(path, "SELECT stream, below FROM garbage") == [(1, 12), (2, None), (3, None)]
+        held.set()
+        await Stream(store, "other", await store.load("other")).create()
+        await store.delete("other", await store.load("other"))
+        await until_clean(store)
+        assert rows_of(path, "SELECT id >> 32, count(*) FROM message GROUP BY 1") == [(1, 8), (4, 1)]
+        assert rows_of(path, "SELECT count(*) FROM garbage") == [(0,)]
+        assert await data_of(store, "replaced") == [b"new"]
+    finally:
+        await store.aclose()
+
+
+async def test_a_trim_that_a_crash_cut_short_goes_on_after_the_next_start(path, monkeypatch):
+    store = SqliteStore(path, synchronous="normal")
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_writer.Writer, "_remove_garbage", lambda writer: setattr(writer, "_garbage", False))
+        await store.open()
+        stream = Stream(store, "a")
+        await stream.create(*[b"x"] * 20)
+        await stream.commit(Trim(stream.head, 12, 12, None))
+        await store.aclose()
+    assert rows_of(path, "SELECT count(*) FROM message") == [(20,)]
+    await store.open()
+    await until_clean(store)
+    await store.aclose()
+    assert rows_of(path, "SELECT count(*) FROM message") == [(8,)]
 
 
 async def test_a_full_disk_writes_nothing_by_halves_and_is_got_over(store):
@@ -296,6 +381,140 @@ async def test_a_store_that_is_locked_for_a_while_can_be_read_and_is_written_aga
     await Stream(store, "a", held).append(b"2")
     assert await data_of(store, "a") == [b"1", b"2"]
     await store.aclose()
+
+
+# -- files of an older format ------------------------------------------------------------------------------------------
+
+FORMAT_1 = """
+CREATE TABLE stream (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    touched INTEGER NOT NULL,
+    ttl INTEGER,
+    expires INTEGER,
+    owner TEXT,
+    head BLOB NOT NULL
+) STRICT;
+CREATE INDEX stream_changed ON stream (changed);
+CREATE INDEX stream_expires ON stream (expires) WHERE expires IS NOT NULL;
+CREATE INDEX stream_owner ON stream (owner) WHERE owner IS NOT NULL;
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    key TEXT,
+    data BLOB NOT NULL
+) STRICT;
+CREATE TABLE gone (changed INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
+CREATE TABLE garbage (stream INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO fact VALUES ('generation', 4);
+"""
+
+
+def write_format_1(path):
+    """A file as Headwater wrote it before: an open stream, one that expires, and what is left of a deleted one."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(FORMAT_1)
+    connection.execute(f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 1")
+    heads = {
+        "a": {"config": {"content_type": "text/plain"}, "generation": 3, "version": 7, "tail": 2, "size": 2},
+        "b": {"config": {"ttl": 60}, "generation": 4, "version": 9, "tail": 1, "size": 1, "touched": 1000},
+    }
+    for number, (name, head) in enumerate(heads.items(), start=1):
+        ttl, expires = (60, 61_000) if name == "b" else (None, None)
+        row = (number, name, head["generation"], head["version"], number, head.get("touched", 0), ttl, expires, None)
+        connection.execute("INSERT INTO stream VALUES (?,?,?,?,?,?,?,?,?,?)", (*row, msgspec.msgpack.encode(head)))
+        for position in range(1, head["tail"] + 1):
+            data = b"%d" % position
+            connection.execute("INSERT INTO message VALUES (?, 5, NULL, ?)", (number << 32 | position, data))
+    connection.execute("INSERT INTO message VALUES (?, 5, NULL, x'00')", (9 << 32 | 1,))
+    connection.execute("INSERT INTO garbage VALUES (9)")
+    connection.close()
+
+
+async def test_a_file_of_the_format_before_is_brought_up_to_date_and_keeps_its_streams(path):
+    write_format_1(path)
+    store = SqliteStore(path)
+    await store.open()
+    try:
+        assert (await store.load("a")).offset == Offset(3, 2)
+        assert await data_of(store, "a") == [b"1", b"2"]
+        assert [name for name, _ in await store.due(61_000, limit=9)] == ["b"]
+        stream = Stream(store, "a", await store.load("a"))
+        await stream.append(b"3")
+        await stream.commit(Trim(stream.head, 2, 2, 99))
+        assert await data_of(store, "a") == [b"3"]
+        assert [name for name, _ in await store.due(99, limit=9)] == ["a"]
+        assert await store.load("new") == Absent(4)
+        await until_clean(store)
+    finally:
+        await store.aclose()
+    assert rows_of(path, "PRAGMA user_version") == [(2,)]
+    rows = rows_of(path, "SELECT id, data FROM message ORDER BY id")
+    assert rows == [(1 << 32 | 3, b"3"), (2 << 32 | 1, b"1")]
+
+
+def test_a_file_that_was_brought_up_to_date_is_as_a_new_one(path):
+    write_format_1(path)
+    shapes = []
+    for file in (path, path + ".new"):
+        connection = sqlite_file.connect(file)
+        shapes.append(shape(connection))
+        connection.close()
+    assert shapes[0] == shapes[1]
+
+
+def shape(connection):
+    """Of every table its columns, and of every index what it is on."""
+    names = [
+        name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    ]
+    tables = {
+        name: sorted(column[1:4] for column in connection.execute(f"PRAGMA table_info({name})")) for name in names
+    }
+    indexes = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'index' ORDER BY sql").fetchall()
+    return tables, indexes
+
+
+UPGRADE_TOGETHER = """
+import asyncio, sys
+from headwater.stores.sqlite import SqliteStore
+
+async def main():
+    print("ready", flush=True)
+    for path in sys.stdin.read().split():
+        store = SqliteStore(path)
+        await store.open()
+        assert (await store.load("a")).tail == 2
+        await store.aclose()
+    print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_processes_that_upgrade_together_do_it_once(tmp_path):
+    paths = [str(tmp_path / f"{number}.db") for number in range(25)]
+    for path in paths:
+        write_format_1(path)
+    processes = [run_python(UPGRADE_TOGETHER) for _ in range(3)]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+        for process in processes:
+            process.stdin.write("\n".join(paths))
+            process.stdin.close()
+        assert [process.stdout.read() for process in processes] == ["done\n"] * 3
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 # -- other processes ---------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ async def test_a_subscription_is_made_once_and_agreed_to_as_often_as_one_likes()
         (Terms("pull-wake", pattern="/".join(["**", "a"] * 7), wake_stream="w"), r"at most 6 of \*\*"),
         (Terms("pull-wake", pattern="headwater/*", wake_stream="w"), "the server's own"),
         (Terms("pull-wake", pattern="a", wake_stream="headwater/x"), "the server's own"),
-        (Terms("pull-wake", streams=("__ds/x",), wake_stream="w"), "the server's own"),
+        (Terms("pull-wake", streams=("__ds/x",), wake_stream="w"), "the protocol's own"),
         (Terms("pull-wake", streams=("a/../b",), wake_stream="w"), "no part of a stream's name"),
         (Terms("pull-wake", streams=("w",), wake_stream="w"), "cannot be one of its streams"),
         (Terms("pull-wake", pattern="a", wake_stream="w", description="x" * 1025), "a description"),
@@ -259,6 +259,21 @@ async def test_failures_are_tried_again_as_the_same_wake_until_one_succeeds():
         tail = str((await streams.head("mail/a")).offset)
         offsets = {"mail/a": tail}
         assert await subscriptions.ack("s", told["callback_token"], wake, offsets, done=True, pulled=False) is False
+
+
+@virtual_time
+async def test_wakes_do_not_pile_up_before_a_receiver_that_takes_its_time():
+    async def never(_):
+        await asyncio.Event().wait()
+
+    async with Receiver(usual=never) as receiver, opened(webhooks_to_loopback=True) as (streams, subscriptions):
+        await subscriptions.make("s", hook(receiver, lease_ms=1000), HERE)
+        await streams.create("mail/a", {"n": 1})
+        for _ in range(6):
+            await receiver.next()
+        assert len(subscriptions._waking._deliveries) <= 2, "the newest, and one that is just being given up"
+        await subscriptions.delete("s")
+        await until(lambda: not subscriptions._waking._deliveries)
 
 
 async def test_a_deleted_subscription_is_over_for_its_workers():

@@ -69,6 +69,20 @@ async def test_a_stream_that_overflows_with_each_append_is_not_trimmed_with_each
 
 
 @virtual_time
+async def test_what_grows_old_is_trimmed_with_the_sweeps_and_not_with_each_append(clock):
+    async with Streams(clock=clock, limits=Limits(sweep_seconds=30)) as streams:
+        trims = []
+        streams.on_commit.append(lambda _, decision: trims.append(decision) if decision.what == "trimmed" else None)
+        await streams.create("a", content_type="text/plain", retention=Retention(seconds=10))
+        for number in range(300):
+            await streams.append("a", b"x")
+            await asyncio.sleep(0.9 + number % 7 / 100)
+        head = await streams.head("a")
+        assert head.tail - head.start < 50
+        assert 5 < len(trims) <= 11
+
+
+@virtual_time
 async def test_what_has_expired_is_swept_within_its_time(clock):
     async with Streams(clock=clock, limits=Limits(sweep_seconds=30)) as streams:
         await streams.create("a", ttl=1)

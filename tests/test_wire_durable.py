@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater.decide import ForkOf, Stamp
-from headwater.errors import BadOffset, BadRequest
+from headwater.errors import BadOffset, BadRequest, TooLarge
 from headwater.model import Offset, Retention
 from headwater.wire.durable import (
     CURSOR_EPOCH_MS,
     CURSOR_INTERVAL_MS,
+    MOST_MESSAGES,
     cursor,
     etag,
     parse_closed,
@@ -19,8 +20,10 @@ from headwater.wire.durable import (
     parse_fork,
     parse_if_match,
     parse_retention,
+    parse_seq,
     parse_stamp,
     parse_ttl,
+    parse_type,
     retention_text,
     split_json,
     stream_name,
@@ -175,6 +178,30 @@ values = st.recursive(
 def test_the_parts_of_an_array_are_its_values(items, indent, ascii_only):
     body = json.dumps(items, indent=indent, ensure_ascii=ascii_only).encode()
     assert [json.loads(part) for part in split_json(body)] == items
+
+
+def test_a_request_brings_so_many_messages_and_no_more():
+    assert len(split_json(json.dumps([1] * MOST_MESSAGES).encode())) == MOST_MESSAGES
+    with pytest.raises(TooLarge, match="at most 100,000 messages"):
+        split_json(json.dumps([1] * (MOST_MESSAGES + 1)).encode())
+
+
+def test_what_a_head_keeps_is_short():
+    assert parse_seq("x" * 1024) == "x" * 1024
+    assert parse_seq(None) is None
+    with pytest.raises(BadRequest, match="a Stream-Seq has"):
+        parse_seq("x" * 1025)
+    numbers = {"producer-epoch": "0", "producer-seq": "0"}
+    assert parse_stamp({"producer-id": "p" * 1024, **numbers}) == Stamp("p" * 1024, 0, 0)
+    with pytest.raises(BadRequest, match="a Producer-Id has"):
+        parse_stamp({"producer-id": "p" * 1025, **numbers})
+
+
+@pytest.mark.parametrize("text", ["text/plain\r\nset-cookie: a=b", "text/\x00", "x/€", " text/plain", "a\tb"])
+def test_what_is_no_content_type(text):
+    with pytest.raises(BadRequest, match="one line of plain characters"):
+        parse_type(text)
+    assert parse_type("text/plain; charset=utf-8") == "text/plain; charset=utf-8"
 
 
 def test_an_etag_changes_with_place_end_and_closing():

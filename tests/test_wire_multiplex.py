@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.errors import BadRequest, OffsetGone, ProducerFenced
+from headwater.errors import BadRequest, OffsetGone, ProducerFenced, TooLarge
 from headwater.model import Message, Offset, Page
 from headwater.wire import multiplex as mx
 
@@ -82,6 +82,25 @@ def test_a_wrong_request_is_named_with_what_it_carried(said: object, why: str, r
         mx.parse(json.dumps(said))
     assert why in str(refused.value)
     assert (refused.value.ref, refused.value.channel, refused.value.status) == (ref, channel, 400)
+
+
+def test_what_is_said_of_a_wrong_request_is_short() -> None:
+    with pytest.raises(mx.Misspoken) as refusal:
+        mx.parse(json.dumps({"op": "ping", "x" * 100_000: 1}))
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_a_frame_brings_so_many_messages_and_no_more(in_bytes: bool) -> None:
+    for many in (100_000, 100_001):
+        said: dict[str, Any] = {"op": "append", "ref": 1, "stream": "s"}
+        messages: list[Any] = [b"1"] * many if in_bytes else [1] * many
+        frame = mx.parse(binary(said, *messages) if in_bytes else json.dumps({**said, "messages": messages}))
+        if many == 100_000:
+            assert len(mx.items("application/json", frame)) == many
+        else:
+            with pytest.raises(TooLarge):
+                mx.items("application/json", frame)
 
 
 def test_half_a_character_is_one_requests_fault() -> None:

@@ -53,7 +53,7 @@ RECHECK_MS: Final = 3_600_000
 """Between two looks whether the forks of a withdrawn stream are still there. Usually the last one tells as it goes."""
 
 CLAIMS_LOOKED_AT: Final = 100
-"""In one look: the first that stands for a fork settles it."""
+"""In one look: the first that stands for a fork settles it; where none does, the next look is for the next ones."""
 
 
 class Forks:
@@ -126,14 +126,15 @@ class Forks:
     async def needed(self, name: str, head: Head) -> int | None:
         """When to look again whether forks need this stream's messages, ms; None: none does."""
         now, look = self._commits.clock(), None
-        for claim, held in await self._claims(name, head, CLAIMS_LOOKED_AT):
+        claims = await self._claims(name, head, CLAIMS_LOOKED_AT)
+        for claim, held in claims:
             if await self._stands(claim, held):
                 return now + RECHECK_MS
             if now - held.created < YOUNG_MS:
                 look = now + YOUNG_MS
             else:
                 await self._drop(claim)
-        return look
+        return now if look is None and len(claims) == CLAIMS_LOOKED_AT else look  # the next ones may stand
 
     async def review(self, claim: str, held: Head) -> None:
         """Look at a claim that is no longer young: most stand for a fork, and will be dropped when that goes."""

@@ -4,8 +4,8 @@ A stream is kept as it was created (`Config.retention`), else by the first rule 
 note in the head when the stream should be looked at; the sweeper trims, from the front, by a small commit of its own,
 and the store frees the space in slices: no append ever waits for it. Readers behind the new start learn so (G5).
 
-What is kept is at least what was asked for, and for a while up to an eighth more: so each trim is worth its commit. A
-stream whose messages forks need is not trimmed.
+What is kept is at least what was asked for, and for a while more: up to an eighth, or, of age, what comes between two
+sweeps. So each trim is worth its commit. A stream whose messages forks need is not trimmed.
 
 Knows commits and forks.
 """
@@ -13,7 +13,6 @@ Knows commits and forks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -21,7 +20,7 @@ import msgspec
 
 from headwater.commits import Commits
 from headwater.decide import Decision, Trim
-from headwater.errors import StreamNotFound
+from headwater.errors import BadRequest, OffsetGone, StreamNotFound
 from headwater.forks import Forks
 from headwater.lineage import read_messages
 from headwater.model import Head, Message, Offset, Retention
@@ -43,7 +42,8 @@ class Keeping:
     """What is kept of the streams of one store."""
 
     def __init__(self, commits: Commits, forks: Forks, rules: Rules = ()) -> None:
-        self._commits, self._forks, self.rules = commits, forks, tuple(rules)
+        self._commits, self._forks = commits, forks
+        self.rules = tuple((pattern, checked(kept)) for pattern, kept in rules)
 
     def __repr__(self) -> str:
         return f"<Keeping by {len(self.rules)} rules>"
@@ -70,18 +70,21 @@ class Keeping:
             look = head.appended + kept.seconds * 1000  # after a trim: of what is left, all came meanwhile
         return head if look == head.look else msgspec.structs.replace(head, look=look)
 
-    async def trim(self, name: str, head: Head) -> None:
-        """Trim what is over, as much as is done at a time."""
+    async def trim(self, name: str, head: Head) -> bool:
+        """Trim what is over, as much as is done at a time; False: nothing changed."""
+        try:
+            trim = await self._found(name, head)
+            if (trim.start, trim.look) == (head.start, head.look):
+                return False
+            return (await self._commits.carry_out(name, trim)).changes
+        except (StreamNotFound, OffsetGone):
+            return False  # somebody else has trimmed it meanwhile, or it is gone, and with it what was over
+
+    async def _found(self, name: str, head: Head) -> Trim:
         kept, now = self.of(name, head), self._commits.clock()
-        trim = Trim(head, head.start, 0, None)
         if kept is not None and head.forked and await self._forks.needed(name, head) is not None:
-            trim = Trim(head, head.start, 0, now + PINNED_MS)
-        elif kept is not None:
-            trim = await self._front(name, head, kept, now)
-        if (trim.start, trim.look) == (head.start, head.look):
-            return
-        with suppress(StreamNotFound):  # gone meanwhile, and with it what was over
-            await self._commits.carry_out(name, trim)
+            return Trim(head, head.start, 0, now + PINNED_MS)
+        return Trim(head, head.start, 0, None) if kept is None else await self._front(name, head, kept, now)
 
     async def _front(self, name: str, head: Head, kept: Retention, now: int) -> Trim:
         """How far the stream can be trimmed, and when to look next."""
@@ -108,6 +111,13 @@ class Keeping:
                     if head.start < head.tail and self.of(name, head) is not None:
                         await self.trim(name, head)
                 after = found[-1][0]
+
+
+def checked(kept: Retention) -> Retention:
+    """`kept`, if its bounds are any. Raises BadRequest."""
+    if any(bound is not None and bound < 1 for bound in (kept.seconds, kept.bytes, kept.messages)):
+        raise BadRequest("a retention keeps at least 1 second, 1 byte or 1 message; leave out what has no bound")
+    return kept
 
 
 def _over(has: int, most: int | None) -> bool:

@@ -26,15 +26,15 @@ from typing import Any, Self
 from headwater.commits import Commits, Limits, checked_name, now_ms
 from headwater.cursor import Cursor
 from headwater.decide import Append, Create, Decision, ForkOf, Item, Request, Stamp
-from headwater.errors import BadRequest, StreamExists, TooLarge
+from headwater.errors import BadRequest, OffsetGone, StreamExists, TooLarge
 from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
 from headwater.leases import Leases
 from headwater.lineage import read_messages
 from headwater.model import Config, Head, Message, Offset, Page, Retention
-from headwater.positions import resolve
-from headwater.retention import Keeping, Rules
+from headwater.positions import START, resolve
+from headwater.retention import Keeping, Rules, checked
 from headwater.store import Store
 from headwater.stores import store_from_url
 from headwater.sweeper import Sweeper
@@ -144,7 +144,8 @@ class Streams:
         if ttl is not None and expires_at is not None:
             raise BadRequest("give a TTL or an absolute expiry, not both")
         items = [self._item(value, None, as_json=is_json(content_type)) for value in values]
-        request = Create(Config(content_type, ttl, expires_at, retention), items, closed, labels=labels or {})
+        config = Config(content_type, ttl, expires_at, retention and checked(retention))
+        request = Create(config, items, closed, labels=labels or {})
         return (await self.carry_out(name, request)).what == "created"
 
     async def fork(
@@ -237,6 +238,14 @@ class Streams:
 
     async def read(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Page:
         """One page after `offset` (None or "-1": from the start; "now": the tail). Raises BadOffset, OffsetGone."""
+        try:
+            return await self._read(name, offset, max_bytes)
+        except OffsetGone:
+            if offset is not None and offset != START:
+                raise
+        return await self._read(name, offset, max_bytes)  # trimmed just now: the start is further on
+
+    async def _read(self, name: str, offset: Offset | str | None, max_bytes: int | None) -> Page:
         head = await self.head(name)
         start = resolve(head, offset)
         self._commits.touch(name, head)

@@ -54,9 +54,9 @@ class Sweeper:
             await asyncio.wait([task])
 
     def committed(self, _: str, decision: Decision) -> None:
-        """Told of each commit: one that made a stream too long is seen to soon."""
-        look = decision.head.look
-        if look is not None and look <= self._commits.clock():
+        """Told of each commit: one that made a stream too long is seen to soon; what grows old waits for its sweep."""
+        head, now = decision.head, self._commits.clock()
+        if head.look is not None and head.appended <= head.look <= now:
             self._hurry.set()
 
     async def _run(self) -> None:
@@ -88,11 +88,10 @@ class Sweeper:
                 return await self._forks.recheck(name, head)
             if head.expired(now):
                 return head.expired(now - MARGIN_MS) and await self._forks.remove(name, head)
-            await self._keeping.trim(name, head)
+            return await self._keeping.trim(name, head)
         except HeadwaterError as error:
             _log.warning("could not sweep %s: %s", name, error)  # done the next time
             return False
-        return True
 
 
 async def _tried(work: Awaitable[None]) -> None:

@@ -68,7 +68,9 @@ def stream_error(status: int, headers: Mapping[str, str], body: bytes, *, creati
     error = error_of(status, body)
     narrower = StreamExists if creating and status == 409 else _narrowed(status, headers)
     if narrower is not None and type(error) in narrower.__mro__[1:]:
-        error = narrower(str(error), **error.detail)
+        told = error.detail  # whose names are the server's, and may be any: not to be given as arguments
+        error = narrower(str(error))
+        error.detail = told
     for header, name in _DETAIL_OF.items():
         value = headers.get(header)
         if value:

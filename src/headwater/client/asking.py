@@ -54,7 +54,8 @@ class Address:
             return checked(path_or_url)
         if not path_or_url:
             raise BadRequest("name a stream, like chat/42")
-        return self.base.copy_with(raw_path=f"{self.base.path.rstrip('/')}{STREAMS}{quote(path_or_url)}".encode())
+        mount = self.base.raw_path.partition(b"?")[0].rstrip(b"/")
+        return self.base.copy_with(raw_path=mount + f"{STREAMS}{quote(path_or_url)}".encode())
 
     def credentials(self, url: httpx.URL) -> dict[str, str]:
         mine = (url.scheme, url.host, url.port) == (self.base.scheme, self.base.host, self.base.port)

@@ -118,6 +118,7 @@ class Batches:
         self._open = Batch()
         self._queue: deque[Batch] = deque()  # sealed, oldest first; the open one comes after
         self._next_seq = 0
+        self._last_sent = -1
         self._held = 0  # bytes, with overhead
         self._hurried = 0  # messages that are not to wait for others
         self.closing = False
@@ -192,6 +193,7 @@ class Batches:
             return None
         batch.on_the_way, batch.behind = True, self._queue[0].seq
         batch.attempts += 1
+        self._last_sent = max(self._last_sent, batch.seq)
         return batch
 
     def wakes(self) -> float | None:
@@ -249,7 +251,7 @@ class Batches:
         closed = reply.headers.get("stream-closed", "").lower() == "true"
         known = reply.status == 204 and (bool(batch.messages) or not closed)
         last = reply.headers.get("producer-seq", "")
-        if known and (not batch.doubtful or (last.isdecimal() and int(last[:16]) >= self._next_seq)):
+        if known and (not batch.doubtful or (last.isdecimal() and int(last[:16]) > self._last_sent)):
             error = ProducerFenced(f"producer {self.id!r} has written in epoch {self.epoch} before", epoch=self.epoch)
             self._fenced(batch, error, now)
         else:
@@ -293,10 +295,12 @@ class Batches:
     def _again(self, batch: Batch, error: HeadwaterError, asked: float, now: float, *, at_once: bool = False) -> None:
         if self._failing_since is None:
             self._failing_since = now
-        if now - self._failing_since >= self._batching.patience:
+        end = self._failing_since + self._batching.patience
+        if now >= end:
             self.fail(error)
             return
-        batch.not_before = now if at_once else now + self._pause(batch.failures, asked)
+        # A server that asks for more than our patience is asked once more at its end.
+        batch.not_before = now if at_once else min(end, now + self._pause(batch.failures, asked))
         batch.failures += 1
 
     def fail(self, error: Exception) -> None:
@@ -310,13 +314,15 @@ class Batches:
         told = f"{error}; {lost} messages of producer {self.id!r} are not confirmed"
         if doubtful:
             told += f", {doubtful} of them may have arrived"
-        self.failed = type(error)(told, **error.detail)
-        self.failed.detail["unsent"] = lost
+        self.failed = type(error)(told)
+        self.failed.detail = {**error.detail, "unsent": lost}
 
     def check(self) -> None:
         """Raise what the producer has failed with."""
         if self.failed is not None:
-            raise type(self.failed)(str(self.failed), **self.failed.detail) from self.failed
+            again = type(self.failed)(str(self.failed))
+            again.detail = self.failed.detail
+            raise again from self.failed
 
     @property
     def unsent(self) -> list[bytes]:

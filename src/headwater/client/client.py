@@ -20,7 +20,7 @@ from headwater.client.answers import stream_error
 from headwater.client.asking import JSON, STREAMS, Address, Ask
 from headwater.client.batches import Batching, Lost, Reply
 from headwater.client.durable import DurablePages, Live
-from headwater.client.pages import START, Page, page
+from headwater.client.pages import START, Page, check_end, page
 from headwater.client.plain import PlainEvents
 from headwater.client.producer import Producer, begun, no_answer
 from headwater.client.reader import OnLost, Reader, Retry, unreachable
@@ -126,6 +126,8 @@ class Client:
         """The next page after `offset`, as it is now: without waiting, and perhaps empty. Raises OffsetGone, …."""
         url = self._address.stream(path).copy_merge_params({"offset": offset or START})
         response = await self._ask(Ask("GET", str(url), {"accept": "*/*"}))
+        if response.status_code == 200:
+            check_end(response.headers)
         return page(response.headers, response.content)
 
     async def head(self, path: str) -> StreamInfo:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import httpx
 
 from headwater.client.answers import Unreachable
-from headwater.client.pages import START, Page, control, from_base64, is_events, messages_of, page
+from headwater.client.pages import START, Page, check_end, control, from_base64, is_events, messages_of, page
 from headwater.client.way import LARGEST_EVENT, Event, Wanted
 from headwater.errors import HeadwaterError, TooLarge
 from headwater.wire import sse
@@ -89,8 +89,8 @@ class DurablePages:
         if self._live == "sse" and status == 200 and is_events(headers):
             self._decoder = sse.Decoder(max_event_bytes=LARGEST_EVENT)
             self._base64 = headers.get("stream-sse-data-encoding") == "base64"
-        elif status == 200 and "content-length" not in headers and "transfer-encoding" not in headers:
-            raise HeadwaterError("an answer that does not say where it ends may be cut unseen, and is not read")
+        elif status == 200:
+            check_end(headers)
 
     def feed(self, chunk: bytes) -> None:
         if self._decoder is None:

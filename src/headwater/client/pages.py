@@ -55,6 +55,12 @@ def is_events(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").lower().startswith("text/event-stream")
 
 
+def check_end(headers: Mapping[str, str]) -> None:
+    """Raises HeadwaterError for the head of a 200 whose body could be cut without anybody seeing it."""
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        raise HeadwaterError("an answer that does not say where it ends may be cut unseen, and is not read")
+
+
 def page(headers: Mapping[str, str], body: bytes) -> Page:
     """The page that a 200 or a 204 is (5.6). Raises HeadwaterError for what is none."""
     offset = headers.get("stream-next-offset")

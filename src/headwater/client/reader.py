@@ -84,6 +84,7 @@ class Reader(AsyncIterator[Event]):
         self._connected_at: float | None = None
         self._failures = 0
         self._pause: float | None = None
+        self._sleeping: asyncio.Future[None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -114,6 +115,8 @@ class Reader(AsyncIterator[Event]):
     async def aclose(self) -> None:
         """Let go of the connection; iteration ends."""
         self._closed = True
+        if self._sleeping is not None:
+            self._sleeping.cancel()
         await self._disconnect()
 
     async def __anext__(self) -> Event:
@@ -133,6 +136,7 @@ class Reader(AsyncIterator[Event]):
         except HeadwaterError:
             await self.aclose()
             raise
+        await self._disconnect()  # closed by somebody else, a connection may have been made meanwhile
         raise StopAsyncIteration
 
     # -- the connection -----------------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ class Reader(AsyncIterator[Event]):
         try:
             if self._pause is not None:
                 await self._disconnect()
-                await self._retry.sleep(self._pause)
+                await self._sleep(self._pause)
                 self._pause = None
             elif self._response is None:
                 await self._connect()
@@ -159,6 +163,17 @@ class Reader(AsyncIterator[Event]):
         except BaseException:  # cancelled in the middle of a read: what is left of the connection is of no use
             await self._disconnect()
             raise
+
+    async def _sleep(self, seconds: float) -> None:
+        """As long as that, or until the reader is closed: a server may ask for an hour."""
+        self._sleeping = sleeping = asyncio.ensure_future(self._retry.sleep(seconds))
+        try:
+            await asyncio.wait([sleeping])
+            if not sleeping.cancelled():
+                sleeping.result()
+        finally:
+            sleeping.cancel()
+            self._sleeping = None
 
     async def _connect(self) -> None:
         wanted = self._way.request()

@@ -8,8 +8,8 @@
 The guarantees are those of `Client` and `Producer`; the rules are the same code (`batches`). One background thread
 sends: while a batch is on its way, the next one gathers.
 
-Fork: a producer lives in the process that made it, as its thread does. Make one per task, not one per module: used in
-a forked child, it raises. Threads: any of them may send.
+Fork: a client may be used in a forked child. A producer lives in the process that made it, as its thread does: make one
+per task, not one per module; used in a forked child, it raises. Threads: any of them may send.
 """
 
 from __future__ import annotations
@@ -46,11 +46,8 @@ class SyncClient:
     ) -> None:
         """`base_url`: the server, with the path it is mounted at, if any; `key`: an API key, sent to it alone."""
         self._address, self._retry = Address(base_url, key), retry or Retry()
-        self._http = httpx.Client(
-            transport=transport,
-            timeout=httpx.Timeout(asking.ANSWER_SECONDS, connect=self._retry.connect),
-            mounts=asking.AT_HOME,
-        )
+        self._transport, self._process = transport, os.getpid()
+        self._connections = self._connected()
 
     def __repr__(self) -> str:
         return f"<SyncClient of {self._address.base}>"
@@ -63,6 +60,20 @@ class SyncClient:
 
     def disconnect(self) -> None:
         self._http.close()
+
+    @property
+    def _http(self) -> httpx.Client:
+        """This process's own: a forked child on its parent's connections could be given the parent's answers."""
+        if os.getpid() != self._process:
+            self._process, self._connections = os.getpid(), self._connected()
+        return self._connections
+
+    def _connected(self) -> httpx.Client:
+        return httpx.Client(
+            transport=self._transport,
+            timeout=httpx.Timeout(asking.ANSWER_SECONDS, connect=self._retry.connect),
+            mounts=asking.AT_HOME,
+        )
 
     def create(self, path: str, *values: Any, content_type: str = JSON, closed: bool = False) -> bool:
         """As `Client.create`."""
@@ -205,6 +216,8 @@ class SyncProducer:
 
     def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, _: TracebackType | None) -> None:
         """After an error of the block, too, what was sent before it is delivered; an interrupted block ends at once."""
+        if os.getpid() != self._process:
+            return  # the messages, and the lock, are the parent's
         if raised is None:
             self.leave()
             return
@@ -250,13 +263,12 @@ class SyncProducer:
         while (batch := self._next()) is not None:
             try:
                 reply = self._post(self._batches.ask(batch))
+                with self._changed:
+                    self._batches.answered(batch, reply, self._retry.clock())
+                    self._changed.notify_all()
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it, and not wait for ever
                 with self._changed:
                     self._batches.fail(error)
-                    self._changed.notify_all()
-            else:
-                with self._changed:
-                    self._batches.answered(batch, reply, self._retry.clock())
                     self._changed.notify_all()
 
     def _next(self) -> Batch | None:

@@ -102,7 +102,7 @@ class Asked:
         except multiplex.Misspoken as error:
             if self.principal is None:
                 return Goodbye(4401, "say auth first, with a valid token")
-            self._refuse(error, error.ref, error.channel, self._taken(0))
+            self._refuse(error, error.ref, error.channel, self._taken(len(data)))
             return None
         op = frame.op
         if self.principal is None or isinstance(op, multiplex.Auth):
@@ -228,7 +228,7 @@ class Asked:
             raise BadRequest("give ttl or expires_at, not both")
         expires_at = None if op.expires_at is None else durable.parse_expires_at(op.expires_at)
         retention = None if op.retention is None else durable.parse_retention(op.retention)
-        config = Config(op.content_type, op.ttl, expires_at, retention)
+        config = Config(durable.parse_type(op.content_type), op.ttl, expires_at, retention)
         decision = await self._streams.carry_out(op.stream, Create(config, self._items(config, frame), op.closed))
         head = decision.head
         return multiplex.Ok(

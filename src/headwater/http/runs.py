@@ -61,7 +61,7 @@ class RunResource:
         asked = await exchange.json(self._runs.streams.limits.message_bytes)
         unknown = asked.keys() - {"agent", "input", "thread_id"}
         if unknown:
-            raise BadRequest(f"{min(unknown)!r} is not known; a run takes agent, input and thread_id")
+            raise BadRequest(f"{min(unknown)[:100]!r} is not known; a run takes agent, input and thread_id")
         agent, thread = asked.get("agent"), asked.get("thread_id")
         if not isinstance(agent, str):
             raise BadRequest('name the agent: {"agent": "…", "input": "…"}')

@@ -114,12 +114,17 @@ class StreamResource:
 
     async def _long_poll(self, exchange: Exchange, name: str, offset: str) -> Answer:
         cursor = await self._streams.cursor(name, offset)
+        leaving = asyncio.create_task(_leaves(exchange), name="headwater-long-poll-listens")
         try:
             at = cursor.offset
-            page = await self._next_page(cursor)
+            page = await self._next_page(cursor, leaving)
+            if leaving.done():
+                return None  # nobody is there to be answered
             head = await self._streams.head(name)
         finally:
             cursor.close()
+            leaving.cancel()
+            await asyncio.wait([leaving])
         if page is None:
             page = Page([], at, at, up_to_date=True, closed=False)
         headers = position(page) | {"cache-control": "no-store"}
@@ -130,19 +135,21 @@ class StreamResource:
         headers["content-type"] = head.config.content_type
         return Response(body(head.config.content_type, page.messages), 200, headers)
 
-    async def _next_page(self, cursor: Cursor) -> Page | None:
-        """The next page, or None when the time is up or the server goes away."""
+    async def _next_page(self, cursor: Cursor, leaving: asyncio.Task[None]) -> Page | None:
+        """The next page, or None when the time is up, the client has left, or the server goes away."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._long_poll_seconds
         while True:
             wakes = cursor.tail.wakes
             page = await cursor.take()
-            if page is not None or self._streams.draining or loop.time() >= give_up:
+            if page is not None or leaving.done() or self._streams.draining or loop.time() >= give_up:
                 return page
             if cursor.tail.wakes == wakes:
                 waiter = cursor.tail.waiter()
                 try:
-                    await asyncio.wait([waiter], timeout=give_up - loop.time())
+                    await asyncio.wait(
+                        [waiter, leaving], timeout=give_up - loop.time(), return_when=asyncio.FIRST_COMPLETED
+                    )
                 finally:
                     cursor.tail.discard(waiter)
 
@@ -193,6 +200,12 @@ class StreamResource:
     def _cursor(self, exchange: Exchange) -> str:
         # Not for secrecy: it only keeps clients that share a cache from asking in step (10).
         return durable.cursor(self._streams.clock(), exchange.query("cursor"), random.random())  # noqa: S311
+
+
+async def _leaves(exchange: Exchange) -> None:
+    """Until the client has gone: its place among the readers is free then, and not when its time is up."""
+    while (await exchange.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _matches(if_none_match: str | None, tag: str) -> bool:

@@ -92,6 +92,8 @@ class SubscriptionResource:
         if terms.wake_stream is not None:
             may_write(exchange, "append", terms.wake_stream)
         view, made = await self._subscriptions.make(id_, terms, _address(exchange))
+        if not made:
+            await self._may(exchange, id_)  # it may tell of streams that were added since
         return _json(view, 201 if made else 200)
 
     async def _get(self, exchange: Exchange, id_: str) -> Response:
@@ -152,7 +154,7 @@ class SubscriptionResource:
         return await self._acked(exchange, id_, pulled=True)
 
     async def _acked(self, exchange: Exchange, id_: str, *, pulled: bool) -> Response:
-        token, asked = _token(exchange), await self._json(exchange)
+        token, asked = await self._token(exchange, id_), await self._json(exchange)
         acks, done = _acks(asked.get("acks")), asked.get("done") is True
         follows = await self._subscriptions.ack(id_, token, _wake(asked), acks, done=done, pulled=pulled)
         answer: dict[str, Any] = {"ok": True, "next_wake": follows}
@@ -160,9 +162,15 @@ class SubscriptionResource:
         return _json(answer if fresh is None else {**answer, "token": fresh})  # an addition of ours (11.1)
 
     async def _release(self, exchange: Exchange, id_: str) -> Response:
-        token, asked = _token(exchange), await self._json(exchange)
+        token, asked = await self._token(exchange, id_), await self._json(exchange)
         await self._subscriptions.release(id_, token, _wake(asked))
         return Response(status_code=204)
+
+    async def _token(self, exchange: Exchange, id_: str) -> str:
+        """The token of a wake, checked before a body is taken in. Raises TokenInvalid, TokenExpired."""
+        token = _token(exchange)
+        await self._subscriptions.check_token(id_, token)
+        return token
 
     async def _json(self, exchange: Exchange) -> dict[str, Any]:
         return await exchange.json(self._subscriptions.streams.limits.message_bytes)
@@ -172,7 +180,7 @@ def _terms(asked: dict[str, Any]) -> Terms:
     """What a PUT asks for (6.2). Raises InvalidRequest."""
     unknown = asked.keys() - _FIELDS
     if unknown:
-        raise InvalidRequest(f"{min(unknown)!r} is not known; a subscription takes {', '.join(sorted(_FIELDS))}")
+        raise InvalidRequest(f"{min(unknown)[:100]!r} is not known; a subscription takes {', '.join(sorted(_FIELDS))}")
     kind, lease = asked.get("type"), asked.get("lease_ttl_ms", LEASE_MS)
     if kind not in ("webhook", "pull-wake"):
         raise InvalidRequest("type is webhook or pull-wake")

@@ -83,7 +83,7 @@ class Writing:
         if stamp is not None and expected is not None:
             raise BadRequest("give If-Match or the Producer- headers: a retried append would meet its own first try")
         items = await self._appended(name, content_type, data) if data else []
-        sent_type, seq = content_type if data else None, headers.get("stream-seq")
+        sent_type, seq = content_type if data else None, durable.parse_seq(headers.get("stream-seq"))
         outcome = durable.parse_outcome(headers.get("stream-outcome")) if close else None
         request = Append(items, sent_type, stamp, seq, close, outcome, expected, foreign=True)
         decision = await self._streams.carry_out(name, request)

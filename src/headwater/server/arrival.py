@@ -1,8 +1,9 @@
 """How large the head of a request may be, and how long one may take to come: for one connection.
 
 httptools bounds neither: a sender that trickles would hold a connection, and what it has sent, for ever. A head must be
-there in time as a whole; a body only has to go on, since a slow line takes as long as it takes. Time in which we
-ourselves do not read does not count.
+there in time as a whole; a body only has to go on, since a slow line takes as long as it takes. What stands in a body
+and is not of it (fields behind it, sizes of its chunks) is bounded like a head. Time in which we ourselves do not read
+does not count.
 
 Knows the loop's clock; nothing of sockets or HTTP's syntax.
 """
@@ -14,7 +15,8 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 MOST_HEAD_BYTES: Final = 64 * 1024
-"""Of request line and headers. Proxies stop at 8 to 32 KB; beyond that it is no client but a probe."""
+"""Of request line and headers, and of what comes of a body without any of its data. Proxies stop at 8 to 32 KB; beyond
+that it is no client but a probe."""
 
 HEAD_SECONDS: Final = 30.0
 """From its first byte to its last, and from the connection to the first one."""
@@ -32,7 +34,7 @@ class Arrival:
         self._late, self._is_waiting = late, is_waiting
         self._timer: asyncio.TimerHandle | None = None
         self._since = 0.0
-        self._head_bytes = 0
+        self._bare_bytes = 0  # since the head began, or since the last data of a body
         self._fresh = False
         self.expected: Literal["head", "body"] | None = None
         self.begun = False
@@ -43,25 +45,30 @@ class Arrival:
 
     def expect_head(self, *, begun: bool = False) -> None:
         self.expected, self.begun = "head", begun
-        self._head_bytes, self._fresh = 0, True
+        self._bare_bytes, self._fresh = 0, True
         self._wait()
 
     def head_came(self) -> None:
         self.expected = "body"
+        self.data_came()
+
+    def data_came(self) -> None:
+        """Some of the body itself."""
+        self._bare_bytes, self._fresh = 0, True
 
     def body_came(self) -> None:
         self.expected = None
 
     def went_on(self, size: int) -> bool:
-        """So many bytes have come, and what is expected is not there yet. False: the head is too large."""
-        if self.expected == "head":
-            # How much of a chunk in which the head began belongs to what was before it is not known: it is left out.
-            self._head_bytes += 0 if self._fresh else size
-            self._fresh = False
-            return self._head_bytes <= MOST_HEAD_BYTES
+        """So many bytes have come, and what is expected is not there yet. False: they are too many."""
+        if self.expected is None:
+            return True
         if self.expected == "body":
             self._wait()
-        return True
+        # How much of a chunk in which the counting began belongs to what was before it is not known: it is left out.
+        self._bare_bytes += 0 if self._fresh else size
+        self._fresh = False
+        return self._bare_bytes <= MOST_HEAD_BYTES
 
     def forget(self) -> None:
         """Nothing is expected of this connection any more."""

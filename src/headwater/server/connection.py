@@ -14,7 +14,7 @@ import sys
 from typing import Any, Final
 
 from headwater.delivery import CONNECTION, Receive, Scope, Send
-from headwater.errors import HeadersTooLarge, HeadwaterError, MissingExtra
+from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
 
@@ -42,6 +42,9 @@ LINGER_SECONDS: Final = 2.0
 and the refusal lost with it."""
 
 TOO_LARGE: Final = HeadersTooLarge(f"request line and headers may have {MOST_HEAD_BYTES:,} bytes together")
+
+
+NO_OPENING: Final = BadRequest("a WebSocket is opened by GET, without a body, with at most 128 fields of 8 KB each")
 
 
 class RequestTimedOut(HeadwaterError):
@@ -106,12 +109,23 @@ class Protocol(HttpToolsProtocol):
         arrival = self._arrival
         if arrival.expected is None and self._is_idle and not self.timeout_keep_alive_task:
             arrival.expect_head()  # line ends between requests, which uvicorn takes for the sign of one
-        if not arrival.went_on(size):
+        if arrival.went_on(size):
+            return
+        if arrival.expected == "head":
             self._refuse(TOO_LARGE)
+        else:  # its answer may be on its way, or have been given
+            self._over = True
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._arrival.expect_head(begun=True)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Fields behind a body (RFC 9110, 6.5) are left out: uvicorn would add them to the headers, past whoever looked
+        # at those on the way here, and without an end.
+        if self._arrival.expected == "head":
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._arrival.head_came()
@@ -129,17 +143,24 @@ class Protocol(HttpToolsProtocol):
             connection.cycle = self.cycle
             self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
 
+    def on_body(self, body: bytes) -> None:
+        self._arrival.data_came()
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._arrival.body_came()
 
     def handle_websocket_upgrade(self) -> None:
         self._arrival.forget()
-        if self._too_large:
+        if self._too_large or not self._is_idle:  # pipelined: its 101 would overtake the answers before it
             self._refuse(TOO_LARGE)
-        else:
-            self._over = True
-            super().handle_websocket_upgrade()
+            return
+        self._over = True
+        super().handle_websocket_upgrade()
+        # What websockets takes for no opening (a POST, a line of over 8 KB) it leaves unanswered, and open.
+        if not getattr(self.transport.get_protocol(), "handshake_initiated", True):
+            self._refuse(NO_OPENING)
 
     @property
     def _is_idle(self) -> bool:

@@ -151,7 +151,8 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
     delivery = Delivery(streams, Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds))
     bounds = Bounds(config.max_appends_per_second, config.max_readers, config.max_readers_per_client)
     runs = _runs(streams, delivery, config)
-    subscriptions = Subscriptions(streams, webhooks_to_loopback=is_loopback(config.host), public_url=config.public_url)
+    # With keys it may be loopback behind a proxy, whose clients must not send this server to what else listens here.
+    subscriptions = Subscriptions(streams, webhooks_to_loopback=hosts is not None, public_url=config.public_url)
     app = App(
         streams,
         runs,

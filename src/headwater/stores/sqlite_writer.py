@@ -26,13 +26,13 @@ _log = logging.getLogger("headwater.store")
 MOST_JOBS: Final = 1000
 """In one transaction: bounds how long the first one waits for the last."""
 
-GARBAGE_SLICE: Final = 1000
-"""Messages of deleted streams removed between two transactions: about a millisecond, so no append waits long."""
+GARBAGE_SLICE: Final = 250
+"""Messages of deleted streams removed between two transactions: a few milliseconds, so no append waits long."""
 
 GARBAGE_BYTES: Final = 2 * 1024 * 1024
 """The same bound for large messages."""
 
-VACUUM_PAGES: Final = 600
+VACUUM_PAGES: Final = 150
 """Given back to the system with each slice, which frees no more than that: some milliseconds at most."""
 
 GONE_KEPT: Final = 100_000

@@ -267,6 +267,11 @@ class Subscriptions:
         )
         return any(isinstance(event, Woken) for event in changed.events)
 
+    async def check_token(self, id_: str, token: str) -> None:
+        """Raises TokenInvalid, TokenExpired, SubscriptionNotFound for one that no wake of this came with."""
+        kept = await self._newest(id_)  # made anew under this id, it has another key
+        tokens.generation_of(token, kept.state.key, id_, self.streams.clock())
+
     async def renewed(self, id_: str, token: str) -> str | None:
         """Another token for the same wake, where this one ends soon. Raises TokenInvalid, TokenExpired."""
         state = (await self._waking.known(id_)).state
@@ -299,7 +304,7 @@ def checked_stream(name: str) -> str:
     except BadRequest as error:
         raise InvalidRequest(str(error)) from None
     if reserved(name):
-        raise InvalidRequest("streams under headwater/ and __ds/ are the server's own")
+        raise InvalidRequest("streams under headwater/ are the server's own")
     return name
 
 

@@ -72,6 +72,8 @@ class Watched:
     again_at: int = 0
     """Not to be looked after before, ms: the last time failed."""
     links_seen: int = -1
+    telling: asyncio.Task[None] | None = None
+    """Tells of the newest wake that was made here, or is about to."""
 
     @property
     def noticed(self) -> bool:
@@ -163,8 +165,8 @@ class Waking:
     def _forget(self, id_: str) -> None:
         watched = self._watched.pop(id_)
         watched.kept.gone = True
-        if watched.follower is not None and watched.follower is not asyncio.current_task():
-            watched.follower.cancel()
+        _stop(watched.follower)
+        _stop(watched.telling)
         self._by_stream.clear()
         if not self._watched:
             self._streams.on_commit.remove(self._committed)
@@ -311,10 +313,19 @@ class Waking:
         made = [event for event in changed.events if isinstance(event, Woken | Sent)]
         self.figures["wakes"] += sum(isinstance(event, Woken) for event in made)
         if made and wake is not None and wake.holder is None:
-            telling = asyncio.create_task(self._tell(kept, wake, kept.state.generation), name=f"tell {kept.id}")
-            self._deliveries.add(telling)
-            telling.add_done_callback(self._deliveries.discard)
+            self._begin_telling(kept, wake)
         return changed
+
+    def _begin_telling(self, kept: Kept, wake: Wake) -> None:
+        """In the place of what is still being told of it: that wake is over, and slow receivers must not pile up."""
+        watched = self._watched.get(kept.id)
+        if watched is None or watched.kept is not kept:
+            return  # it was deleted, or is left to others
+        _stop(watched.telling)
+        telling = asyncio.create_task(self._tell(kept, wake, kept.state.generation), name=f"tell {kept.id}")
+        watched.telling = telling
+        self._deliveries.add(telling)
+        telling.add_done_callback(self._deliveries.discard)
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
@@ -387,6 +398,11 @@ def _of(state: State, now: int, names: Iterable[str]) -> Iterable[str]:
     due = state.due()
     busy = state.wake is not None and (due is None or now < due)
     return names if busy else [*state.links, *names]
+
+
+def _stop(task: asyncio.Task[None] | None) -> None:
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()
 
 
 async def _tried(looking: Awaitable[object]) -> None:

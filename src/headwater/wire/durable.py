@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 
 from headwater.decide import ForkOf, Stamp
-from headwater.errors import BadOffset, BadRequest
+from headwater.errors import BadOffset, BadRequest, TooLarge
 from headwater.model import Offset, Retention
+
+T = TypeVar("T")
 
 BASES: Final = ("/v1/stream/", "/streams/")
 """Paths under which streams are found. The second is where TanStack AI's adapter looks."""
@@ -25,6 +27,12 @@ CURSOR_EPOCH_MS: Final = 1_728_432_000_000  # 2024-10-09T00:00:00Z (10)
 CURSOR_INTERVAL_MS: Final = 20_000
 LARGEST_INTEGER: Final = 2**53 - 1
 LATEST_MS: Final = 253_402_300_799_999  # the last of the year 9999: later ones have no RFC 3339 form
+
+LONGEST_TEXT: Final = 1024
+"""Characters of a producer's id and of a Stream-Seq: the stream's head, which each append writes, holds them."""
+
+MOST_MESSAGES: Final = 100_000
+"""In one request, which is carried out in one piece, while the loop does nothing else: about half a second."""
 
 OUTCOMES: Final = ("completed", "failed", "cancelled")
 
@@ -74,7 +82,23 @@ def parse_stamp(headers: Mapping[str, str]) -> Stamp | None:
     producer, epoch, seq = values
     if not producer or epoch is None or seq is None:
         raise BadRequest("Producer-Id, Producer-Epoch and Producer-Seq go together, and the id is not empty")
+    if len(producer) > LONGEST_TEXT:
+        raise BadRequest(f"a Producer-Id has at most {LONGEST_TEXT:,} characters")
     return Stamp(producer, _integer("Producer-Epoch", epoch), _integer("Producer-Seq", seq))
+
+
+def parse_type(text: str) -> str:
+    """A content type that does not come in a header: it leaves in one."""
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise BadRequest("a content type is one line of plain characters, like text/plain")
+    return text
+
+
+def parse_seq(text: str | None) -> str | None:
+    """Stream-Seq (5.2): any text."""
+    if text is not None and len(text) > LONGEST_TEXT:
+        raise BadRequest(f"a Stream-Seq has at most {LONGEST_TEXT:,} characters")
+    return text
 
 
 def stream_name(path: str, prefix: str = "") -> str | None:
@@ -154,15 +178,25 @@ def _integer(header: str, text: str) -> int:
 
 
 def split_json(body: bytes) -> list[bytes]:
-    """The messages of a JSON body (9): an array is flattened by one level, anything else is one message."""
+    """The messages of a JSON body (9): an array is flattened by one level, anything else is one message.
+
+    Raises BadRequest, TooLarge.
+    """
     try:
         if body.lstrip(b" \t\r\n").startswith(b"["):
             body.decode()  # msgspec.Raw leaves the bytes of strings unchecked
-            return [bytes(item) for item in msgspec.json.decode(body, type=list[msgspec.Raw])]
+            return [bytes(item) for item in counted(msgspec.json.decode(body, type=list[msgspec.Raw]))]
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("the body is not valid JSON") from error
     return [body]
+
+
+def counted(messages: Sequence[T]) -> Sequence[T]:
+    """`messages`, if one request may bring so many. Raises TooLarge."""
+    if len(messages) > MOST_MESSAGES:
+        raise TooLarge(f"a request brings at most {MOST_MESSAGES:,} messages; send the others in more requests")
+    return messages
 
 
 def etag(name_hash: str, start: Offset, end: Offset, *, closed: bool) -> str:

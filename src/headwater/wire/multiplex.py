@@ -20,6 +20,7 @@ from headwater.decide import Item
 from headwater.errors import BadRequest, HeadwaterError
 from headwater.formats.format import is_json, is_text
 from headwater.model import Page
+from headwater.wire.durable import LONGEST_TEXT, counted
 
 SUBPROTOCOL: Final = "headwater.v1"
 LARGEST_INTEGER: Final = 2**53 - 1
@@ -60,7 +61,7 @@ class Auth(_Op, frozen=True, kw_only=True):
 class Producer(Struct, frozen=True, forbid_unknown_fields=True):
     """Durable Streams' Producer-Id, -Epoch and -Seq (5.2.1)."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=1024)]
+    id: Annotated[str, Meta(min_length=1, max_length=LONGEST_TEXT)]
     epoch: Count
     seq: Count
 
@@ -83,7 +84,7 @@ class Append(_Op, frozen=True, kw_only=True):
     stream: Name
     messages: list[Raw] = []
     producer: Producer | None = None
-    seq: str | None = None
+    seq: Annotated[str, Meta(max_length=LONGEST_TEXT)] | None = None
     if_match: str | None = None
     close: bool = False
     outcome: Outcome | None = None
@@ -160,7 +161,8 @@ def _misspoken(head: str | bytes, error: Exception) -> Misspoken:
         raise Garbage(NO_OBJECT)
     op = said.get("op")
     known = isinstance(op, str) and op in OPS.split(", ")
-    what = str(error) if isinstance(error, msgspec.ValidationError) else UNREADABLE
+    # Cut: it names members that are not known, and those are as long as the client likes.
+    what = str(error)[:200] if isinstance(error, msgspec.ValidationError) else UNREADABLE
     message = f"{op}: {what}" if known else f"unknown op; it is one of {OPS}"
     return Misspoken(message, _valid(said.get("ref"), Ref), _valid(said.get("id"), Count))
 
@@ -173,9 +175,10 @@ def _valid(value: object, kind: Any) -> Any:
 
 
 def items(content_type: str, frame: Frame) -> list[Item]:
-    """The messages that an open or append brings for a stream of this type. Raises BadRequest."""
+    """The messages that an open or append brings for a stream of this type. Raises BadRequest, TooLarge."""
     op, data = frame
     assert isinstance(op, Open | Append)
+    counted(op.messages if data is None else data)
     if data is not None:
         return [Item(_checked_json(one) if is_json(content_type) else one) for one in data]
     if is_json(content_type):
