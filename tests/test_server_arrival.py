@@ -320,6 +320,16 @@ async def test_what_opens_no_websocket_is_refused_and_not_left_open():
         await nothing(reader)
 
 
+@virtual_time
+async def test_a_websocket_that_is_refused_is_no_failure_of_the_server(caplog):
+    fields = b"host: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    fields += b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: https://evil.example\r\n\r\n"
+    async with open_door() as door:
+        reader, _ = await door.connect(b"GET /v1/ws HTTP/1.1\r\n" + fields)
+        assert (await reader.read()).startswith(b"HTTP/1.1 403 ")
+    assert not caplog.records
+
+
 def frame(first: int, data: bytes) -> bytes:
     """One from a client, whose mask is zero."""
     return bytes([first, 0x80 | len(data)]) + bytes(4) + data

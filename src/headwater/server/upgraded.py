@@ -59,6 +59,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[CONNECTION] = UpgradedConnection(self)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # refused, and told so: else uvicorn logs an error for each
+
     def handle_ping(self) -> None:
         pong = b"".join(self.conn.data_to_send())
         if self.writable.is_set():
