@@ -7,6 +7,7 @@ import pytest
 
 from headwater.decide import (
     MANY_PRODUCERS,
+    MOST_PRODUCERS,
     PRODUCER_MEMORY_MS,
     Append,
     Create,
@@ -52,6 +53,25 @@ def stamped(epoch, number, /, *, close=False, items=ONE, producer="p", **more):
 
 
 # -- creating ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["text/plain\r\nx: y", "text/€", "a\x00b"])
+def test_a_content_type_that_cannot_stand_in_a_header_is_refused(kind):
+    with pytest.raises(BadRequest, match="plain ASCII"):
+        decide(Absent(0), Create(Config(kind)), NOW)
+
+
+def test_a_head_holds_so_many_producers_and_one_that_was_forgotten_is_told():
+    head = made()
+    known = {f"p{number}": Producer(0, 7, NOW + number) for number in range(MOST_PRODUCERS)}
+    head = msgspec.structs.replace(head, producers=known)
+    head = decide(head, stamped(0, 8, producer="p0"), NOW + 9_000).head
+    assert len(head.producers) == MOST_PRODUCERS  # one that is known takes no more room
+    head = decide(head, stamped(0, 0, producer="new"), NOW + 9_001).head
+    assert len(head.producers) == MOST_PRODUCERS - MOST_PRODUCERS // 8 + 1
+    assert {"p0", "new"} <= head.producers.keys()
+    with pytest.raises(ProducerGap):
+        decide(head, stamped(0, 8, producer="p1"), NOW + 9_002)
 
 
 def test_a_stream_begins_in_the_generation_that_the_store_names():

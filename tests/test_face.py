@@ -142,6 +142,8 @@ headwater.server
     connection_made(self, transport)
     data_received(self, data)
     handle_websocket_upgrade(self)
+    on_body(self, body)
+    on_header(self, name, value)
     on_headers_complete(self)
     on_message_begin(self)
     on_message_complete(self)

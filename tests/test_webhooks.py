@@ -6,7 +6,9 @@ import gzip
 import importlib
 import ipaddress
 import json
+import socket
 import ssl
+import threading
 from base64 import urlsafe_b64decode
 
 import pytest
@@ -372,3 +374,19 @@ async def test_what_is_kept_of_the_key_is_for_the_server_alone(streams, sender):
     assert name == KEY_STREAM
     assert set(json.loads((await streams.read(KEY_STREAM)).messages[0].data)) == {"ed25519"}
     assert "ed25519" not in repr(sender) + repr(await sender.signer())
+
+
+async def test_a_name_server_that_is_silent_holds_no_thread_of_the_applications(monkeypatch):
+    silent = threading.Event()
+
+    def wait(*_, **__):
+        assert silent.wait(10)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", wait)
+    looking = [asyncio.create_task(addresses.resolved("silent.example", 443)) for _ in range(50)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await asyncio.to_thread(lambda: "at once") == "at once"
+    silent.set()
+    assert {type(error) for error in await asyncio.gather(*looking, return_exceptions=True)} == {OSError}

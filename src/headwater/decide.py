@@ -36,6 +36,10 @@ from headwater.model import BEGINNING, Absent, Config, Fork, Head, Message, Offs
 PRODUCER_MEMORY_MS: Final = 7 * 24 * 3600 * 1000
 """A producer that was silent for so long is forgotten once a stream has many of them (5.2.1 allows it)."""
 
+MOST_PRODUCERS: Final = 4096
+"""Of one stream: they are in its head. With one more the longest silent are forgotten; should one of them come back, it
+is refused (ProducerGap), and not taken for a new one."""
+
 KIND: Final = "kind"
 """The label by which a layer above knows streams for its own (a run's), and alone writes and ends them."""
 
@@ -173,6 +177,8 @@ def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Dec
     # An expired stream is replaced: its offsets must not come back, so the next generation starts (G1).
     if request.fork_of is not None and request.fork is None:
         raise StreamNotFound("no such stream")  # it was there a moment ago, and agreed
+    if not (request.config.content_type.isascii() and request.config.content_type.isprintable()):
+        raise BadRequest("a content type is plain ASCII, like text/plain")  # it will stand in headers
     generation = max(drawn, before.generation if isinstance(before, Absent) else before.generation + 1)
     if request.fork is not None:  # an offset tells by its generation which stream of the family it is of
         generation = max(generation, request.fork.lineage[-1].generation + 1)
@@ -323,6 +329,9 @@ def _remember(producers: dict[str, Producer], stamp: Stamp | None, now: int) -> 
     kept = producers
     if len(producers) >= MANY_PRODUCERS:
         kept = {name: known for name, known in producers.items() if now - known.time < PRODUCER_MEMORY_MS}
+    if len(kept) >= MOST_PRODUCERS and stamp.producer not in kept:
+        by_silence = sorted(kept.items(), key=lambda one: one[1].time)
+        kept = dict(by_silence[MOST_PRODUCERS // 8 :])
     return {**kept, stamp.producer: Producer(stamp.epoch, stamp.seq, now)}
 
 

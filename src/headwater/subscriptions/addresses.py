@@ -4,15 +4,17 @@ Twice: `checked` reads an address when a subscription is made, `reachable` looks
 before something is sent, all of it, and gives the very numbers to connect to, so that a name which changes its mind
 between the two (DNS rebinding) gains nothing.
 
-Knows URLs and numbers of networks; asks the resolver through asyncio.
+Knows URLs and numbers of networks; asks the system's resolver, in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -40,6 +42,10 @@ _NOT_PUBLIC: Final = [
         "192.88.99.0/24",  # 6to4's relays
     )
 ]
+
+
+_RESOLVERS: Final = ThreadPoolExecutor(8, thread_name_prefix="headwater-resolver")
+"""Of our own: a name server that is silent holds its thread for long, and `asyncio.to_thread` is the application's."""
 
 
 class Target(NamedTuple):
@@ -118,8 +124,8 @@ def is_public(address: Address) -> bool:
 
 async def resolved(host: str, port: int) -> list[Address]:
     """What the system's resolver says `host` is. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    asked = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, asked)
     return list(dict.fromkeys(ipaddress.ip_address(place[0]) for *_, place in found))
 
 
