@@ -18,6 +18,7 @@ class CuttingProxy:
         self._upstream, self.cuts, self.abrupt = port, cuts, abrupt
         self.passed = 0
         """Bytes of answers that went through, over all connections."""
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -26,26 +27,40 @@ class CuttingProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        await self._server.wait_closed()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Held here: asyncio lets go of the task of a connection that is lost, though it has still to close the other.
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        with suppress(asyncio.CancelledError):
+            await self._pass_both_ways(reader, writer)
+        self._connections.discard(connection)
+
+    async def _pass_both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         left = next(self.cuts)
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
         asking = asyncio.create_task(_pass_on(reader, up_writer))
-        with suppress(OSError):
-            while left != 0 and (data := await up_reader.read(65536)):
-                data = data[:left]
-                writer.write(data)
-                await writer.drain()
-                self.passed += len(data)
-                left = None if left is None else left - len(data)
-        if self.abrupt:
-            writer.transport.abort()
-        for end in (writer, up_writer):
-            end.close()
+        try:
             with suppress(OSError):
-                await end.wait_closed()
-        await asking
+                while left != 0 and (data := await up_reader.read(65536)):
+                    data = data[:left]
+                    writer.write(data)
+                    await writer.drain()
+                    self.passed += len(data)
+                    left = None if left is None else left - len(data)
+            if self.abrupt:
+                writer.transport.abort()
+        finally:
+            for end in (writer, up_writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -237,7 +237,7 @@ def test_tails_without_readers_hold_little(hub):
 async def test_tails_without_readers_are_kept_for_a_while_and_those_in_use_always(hub, monkeypatch):
     monkeypatch.setattr(hub_module, "IDLE_TAILS", 10)
     read, decided, committing = hub.join("read"), hub.tail("decided"), hub.tail("committing")
-    decided.writers = 1
+    call = decided.begun()
     committing.outstanding = asyncio.get_running_loop().create_future()
     for number in range(100):
         hub.tail(f"s/{number}")
@@ -246,7 +246,7 @@ async def test_tails_without_readers_are_kept_for_a_while_and_those_in_use_alway
     assert hub.known("s/99") is not None
     assert hub.known("s/1") is None
     committing.outstanding.set_result(None)
-    decided.writers = 0
+    decided.ended(call)
     for number in range(100, 200):
         hub.tail(f"s/{number}")
     assert [hub.known(name) for name in ("decided", "committing")] == [None, None]
@@ -255,11 +255,10 @@ async def test_tails_without_readers_are_kept_for_a_while_and_those_in_use_alway
 
 async def test_the_number_of_tails_falls_again_after_many_were_busy(hub, monkeypatch):
     monkeypatch.setattr(hub_module, "IDLE_TAILS", 10)
-    for number in range(100):
-        hub.tail(f"busy/{number}").writers = 1
+    calls = [(tail := hub.tail(f"busy/{number}"), tail.begun()) for number in range(100)]
     assert len(hub) == 100
-    for tail in hub:
-        tail.writers = 0
+    for tail, call in calls:
+        tail.ended(call)
     for number in range(100):
         hub.tail(f"s/{number}")
     assert len(hub) == 10
@@ -308,3 +307,24 @@ def test_a_page_says_whether_it_ends_at_the_tail_and_whether_that_is_the_end():
         assert (page.start, page.next.position) == (start, found[-1].offset.position if found else 2)
         assert (page.up_to_date, page.closed) == (up_to_date, closed)
     assert page_of(head(2, closed=True, outcome="failed"), start, []).outcome == "failed"
+
+
+async def test_a_call_waits_for_those_before_it_and_for_no_other():
+    tail = Tail("a")
+    first, second, third = tail.begun(), tail.begun(), tail.begun()
+    waiting = [asyncio.create_task(tail.is_first(call)) for call in (second, third)]
+    await tail.is_first(first)
+    await asyncio.sleep(0)
+    tail.ended(first)
+    await waiting[0]
+    assert not waiting[1].done()
+    fourth = tail.begun()
+    given_up = asyncio.create_task(tail.is_first(fourth))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    tail.ended(fourth)
+    tail.ended(second)
+    await waiting[1]
+    tail.ended(third)
+    assert tail.settled

@@ -427,6 +427,27 @@ async def test_two_that_write_one_stream_lose_and_double_nothing(make_store):
             assert await follower == found
 
 
+async def test_calls_keep_their_order_where_another_process_has_changed_the_stream(make_store):
+    """What this process knows of it is out of date, or will be: the first call closes, so none after it may succeed."""
+    async with Streams(make_store()) as one, Streams(make_store()) as other:
+        for changed in ("made anew", "appended to"):
+            for _ in range(20):
+                await one.create("a", b"x")
+                if changed == "made anew":
+                    await one.close("a")
+                    await other.delete("a")
+                    await other.create("a")
+                else:
+                    await other.append("a", b"y")
+                calls = [one.append("a", b"0", close=True), *(one.append("a", b"%d" % n) for n in range(1, 5))]
+                first, *others = await asyncio.gather(*calls, return_exceptions=True)
+                assert isinstance(first, Offset)
+                assert [type(other) for other in others] == [StreamClosed] * 4
+                await other.delete("a")
+                if isinstance(one.store, MemoryStore):
+                    one.hub.tail("a").forget()
+
+
 async def test_what_was_decided_on_a_head_that_failed_never_matches_another_writer_s(make_store):
     """Both heads are "the next one": only one of them is in the store."""
     async with Streams(make_store()) as one, Streams(make_store()) as other:

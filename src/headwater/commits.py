@@ -76,25 +76,29 @@ class Commits:
     async def carry_out(self, name: str, request: Request) -> Decision:
         """Decide `request` on the stream's head and commit what was decided, again if the head has moved."""
         tail = self.hub.tail(name)
-        tail.writers += 1
+        call = tail.begun()
         try:
-            return await self._carried_out(tail, request)
+            return await self._carried_out(tail, request, call)
         finally:
-            tail.writers -= 1
+            tail.ended(call)
 
-    async def _carried_out(self, tail: Tail, request: Request) -> Decision:
+    async def _carried_out(self, tail: Tail, request: Request, call: int) -> Decision:
         for _ in range(MOST_CONFLICTS):
             async with tail.turn:
                 commit = self._submitted(tail, await self._latest(tail), request)
             if commit is None:
                 # An answer without a commit must not rest on what is cached: another process may have changed it, and
-                # a commit of ours that is still on its way may fail. What the store holds by then decides.
-                await _settle(tail.outstanding)
-                final = decide(await self._load(tail), request, self.clock())
-                if not final.changes:
-                    return final
-                tail.latest = None
-                continue
+                # an earlier commit that is still on its way may fail. What the store holds after that decides.
+                await tail.is_first(call)
+                async with tail.turn:
+                    await _settle(tail.outstanding)
+                    tail.latest = await self._load(tail)
+                    answer = decide(tail.latest, request, self.clock())
+                    if not answer.changes:
+                        return answer
+                    commit = self._submitted(tail, tail.latest, request)
+            if commit is None:
+                continue  # the stream has expired between two looks at the clock
             future, decision = commit
             try:
                 await asyncio.shield(future)

@@ -48,8 +48,9 @@ class Tail:
     def __init__(self, name: str) -> None:
         self.name = name
         self.readers = 0
-        self.writers = 0
-        """Requests being decided on this tail; one that is in use must not be dropped for another of the same name."""
+        self._calls = 0
+        self._unfinished: dict[int, None] = {}  # calls, in the order in which they began
+        self._behind: dict[int, asyncio.Future[None]] = {}  # those of them that wait until they are the first
         self.head: Head | Absent | None = None
         """As last committed, as far as is known here; None: not known, ask the store."""
         self.latest: Head | Absent | None = None
@@ -184,6 +185,33 @@ class Tail:
         self.head = self.latest = None
         self.wake()
 
+    # -- being written to -----------------------------------------------------------------------------------------
+
+    def begun(self) -> int:
+        """A request is being decided on this tail, which must not be dropped for another of the same name until then.
+
+        Gives the number of the call.
+        """
+        self._calls += 1
+        self._unfinished[self._calls] = None
+        return self._calls
+
+    def ended(self, call: int) -> None:
+        """It has been carried out or refused, or its caller has given up."""
+        del self._unfinished[call]
+        first = self._behind.get(next(iter(self._unfinished), 0))
+        if first is not None and not first.done():
+            first.set_result(None)
+
+    async def is_first(self, call: int) -> None:
+        """Until every call that began before it has ended."""
+        while next(iter(self._unfinished)) != call:
+            self._behind[call] = asyncio.get_running_loop().create_future()
+            try:
+                await self._behind[call]
+            finally:
+                del self._behind[call]
+
     # -- waiting --------------------------------------------------------------------------------------------------
 
     def waiter(self) -> asyncio.Future[None]:
@@ -208,7 +236,7 @@ class Tail:
     @property
     def settled(self) -> bool:
         """No commit is being made or on its way."""
-        return not self.writers and (self.outstanding is None or self.outstanding.done())
+        return not self._unfinished and (self.outstanding is None or self.outstanding.done())
 
 
 class Hub:

@@ -7,10 +7,10 @@
         async with client.producer("chat/42") as producer:        # what is sent counts exactly once
             await producer.send({"text": "hello"})
 
-`SyncClient` writes where there is no event loop. Knows the wire, the errors and httpx; nothing of the server side.
+`SyncClient` is for code without an event loop. Knows the wire, the errors and httpx; nothing of the server side.
 """
 
-from headwater.client.answers import Unreachable
+from headwater.client.answers import ConditionIgnored, Unreachable
 from headwater.client.batches import Batching
 from headwater.client.client import Client, StreamInfo
 from headwater.client.pages import Page
@@ -19,6 +19,7 @@ from headwater.client.reader import Reader, Retry
 from headwater.client.sync import SyncClient, SyncProducer
 from headwater.client.way import Event
 from headwater.errors import OffsetGone
+from headwater.model import Retention
 
 OffsetExpired = OffsetGone
 """What Durable Streams calls it (410): the offset was trimmed away, or belongs to an earlier stream of this name."""
@@ -26,11 +27,13 @@ OffsetExpired = OffsetGone
 __all__ = [
     "Batching",
     "Client",
+    "ConditionIgnored",
     "Event",
     "OffsetExpired",
     "Page",
     "Producer",
     "Reader",
+    "Retention",
     "Retry",
     "StreamInfo",
     "SyncClient",

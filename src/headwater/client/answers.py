@@ -41,6 +41,15 @@ class Unreachable(HeadwaterError):
     status, code, retry = 503, "unreachable", True
 
 
+class ConditionIgnored(HeadwaterError):
+    """`if_match` was given to a server that does not know it: the messages are in the stream, whatever it ended at.
+
+    `detail["offset"]` is where it ends now.
+    """
+
+    status, code = 501, "condition_ignored"
+
+
 def error_from(
     code: object, message: object, status: int = 500, detail: Mapping[str, object] | None = None
 ) -> HeadwaterError:

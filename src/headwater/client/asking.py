@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
+from headwater.client.answers import ConditionIgnored
 from headwater.errors import BadRequest, MissingExtra
+from headwater.model import Retention
+from headwater.wire import durable
 from headwater.wire.values import to_bytes
 
 try:
@@ -21,6 +24,7 @@ except ImportError as error:
     raise MissingExtra("server", "httpx") from error
 
 STREAMS: Final = "/v1/stream/"
+LISTED: Final = "/v1/streams"
 JSON: Final = "application/json"
 
 ANSWER_SECONDS: Final = 30.0
@@ -46,16 +50,31 @@ class Address:
     """Where a server is, and the key that it alone is sent."""
 
     def __init__(self, base_url: str, key: str | None) -> None:
+        if key and not _VISIBLE.fullmatch(key):
+            raise BadRequest("a key is made of visible ASCII characters; this one is not")
         self.base = checked(base_url)
         self._key = key
 
     def stream(self, path_or_url: str) -> httpx.URL:
+        """Where a stream is. Raises BadRequest for a name that can be none."""
         if path_or_url.startswith(("http://", "https://")):
+            _stays(re.split(r"[?#]", path_or_url, maxsplit=1)[0])
             return checked(path_or_url)
-        if not path_or_url:
-            raise BadRequest("name a stream, like chat/42")
+        return self._at(STREAMS + _quoted(path_or_url))
+
+    def facts(self, path: str) -> httpx.URL:
+        """Where the server says what it knows of a stream."""
+        if path.startswith(("http://", "https://")):
+            raise BadRequest("give the stream's name, like chat/42, not its URL")
+        return self._at(f"{LISTED}/{_quoted(path)}")
+
+    def listing(self, query: dict[str, str]) -> httpx.URL:
+        """Where it lists its streams."""
+        return self._at(LISTED).copy_with(params=query)
+
+    def _at(self, path: str) -> httpx.URL:
         mount = self.base.raw_path.partition(b"?")[0].rstrip(b"/")
-        return self.base.copy_with(raw_path=mount + f"{STREAMS}{quote(path_or_url)}".encode())
+        return self.base.copy_with(raw_path=mount + path.encode())
 
     def credentials(self, url: httpx.URL) -> dict[str, str]:
         mine = (url.scheme, url.host, url.port) == (self.base.scheme, self.base.host, self.base.port)
@@ -69,6 +88,7 @@ def create(
     content_type: str | None,
     ttl: int | None,
     expires_at: datetime | int | None,
+    retention: Retention | None = None,
     closed: bool,
 ) -> Ask:
     if ttl is not None and expires_at is not None:
@@ -78,6 +98,9 @@ def create(
         headers["stream-ttl"] = str(ttl)
     if expires_at is not None:
         headers["stream-expires-at"] = _moment(expires_at)
+    if retention is not None:
+        headers["stream-retention"] = durable.retention_text(retention)
+        durable.parse_retention(headers["stream-retention"])  # other servers would not say what is wrong with it
     if closed:
         headers["stream-closed"] = "true"
     return Ask("PUT", path, headers, body(values, content_type or ""))
@@ -139,6 +162,17 @@ def message(value: Any, content_type: str) -> bytes:
     return data
 
 
+def offset_after(response: httpx.Response, if_match: str | None = None) -> str:
+    """Where an append or a closing says that the stream now ends. Raises ConditionIgnored."""
+    offset = response.headers.get("stream-next-offset", "")
+    if if_match is not None and "etag" not in response.headers:  # who compares says what to compare next
+        raise ConditionIgnored(
+            "the append was carried out unconditionally: this server does not know if_match (only Headwater servers do)",
+            offset=offset,
+        )
+    return str(offset)
+
+
 def is_json(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == JSON
 
@@ -152,6 +186,23 @@ def checked(url: str) -> httpx.URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise BadRequest(f"{url!r} is not the URL of a server; one looks like http://127.0.0.1:4437")
     return parsed
+
+
+def _quoted(name: str) -> str:
+    """A stream's name as a path: whatever has a meaning in a URL is part of the name there. Raises BadRequest."""
+    if not name:
+        raise BadRequest("name a stream, like chat/42")
+    _stays(name)
+    try:
+        return quote(name)
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"a stream's name is text; {name!r} is not") from error
+
+
+def _stays(path: str) -> None:
+    """Raises BadRequest for a path that leads elsewhere: clients, proxies and servers would take it for another."""
+    if not {".", ".."}.isdisjoint([*path.split("/"), *unquote(path).split("/")]):
+        raise BadRequest(f"a stream's name has no segments . or .. (nor %2e): {path!r} would lead to another stream")
 
 
 def _moment(at: datetime | int) -> str:

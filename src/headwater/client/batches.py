@@ -27,6 +27,10 @@ from headwater.errors import BadRequest, HeadwaterError, ProducerFenced, StreamC
 OVERHEAD: Final = 64
 """Bytes that a message counts beside its own, so that the buffer is bounded for empty ones, too."""
 
+_HOW_TO_BEGIN: Final = (
+    "claim=True takes the id over from its former self; another id, or none, makes another producer"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Batching:
@@ -289,8 +293,11 @@ class Batches:
         if self._claim and not self._settled and not batch.doubtful and isinstance(current, int):
             self.epoch = current + 1
             self._again(batch, error, 0.0, now, at_once=batch.failures == 0)
-        else:
-            self.fail(error)
+            return
+        if not self._claim and not self._settled:  # its first word, under an id that has a past
+            detail, error = error.detail, ProducerFenced(f"{error} ({_HOW_TO_BEGIN})")
+            error.detail = detail
+        self.fail(error)
 
     def _again(self, batch: Batch, error: HeadwaterError, asked: float, now: float, *, at_once: bool = False) -> None:
         if self._failing_since is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 import msgspec
@@ -20,18 +20,26 @@ from headwater.client.answers import stream_error
 from headwater.client.asking import JSON, STREAMS, Address, Ask
 from headwater.client.batches import Batching, Lost, Reply
 from headwater.client.durable import DurablePages, Live
-from headwater.client.pages import START, Page, check_end, page
+from headwater.client.pages import Page, page_after, page_of
 from headwater.client.plain import PlainEvents
 from headwater.client.producer import Producer, begun, no_answer
 from headwater.client.reader import OnLost, Reader, Retry, unreachable
 from headwater.client.way import Way
 from headwater.errors import BadRequest, HeadwaterError
+from headwater.model import Retention
+from headwater.wire.durable import parse_retention
 
 By = Literal["auto", "durable", "sse", "long-poll"]
 
+T = TypeVar("T")
+
 
 class StreamInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a server tells of a stream. Times are ms since 1970; what only a list tells is None after `head`."""
+    """What a server tells of a stream. Times are ms since 1970; what it does not tell is None.
+
+    `head` works with any server and tells the first five, and `start`, `ttl`, `expires_at` and `retention` where they
+    are set; `info` tells all that a Headwater server knows, `list` all but `retention` and `producers`.
+    """
 
     name: str
     content_type: str
@@ -39,13 +47,24 @@ class StreamInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where it ends now."""
     closed: bool
     outcome: str | None = None
+    state: str | None = None
+    """`open` or `closed`."""
+    start: str | None = None
+    """Before the first message that is still kept, where some are not."""
     messages: int | None = None
+    """How many are kept, and in `bytes` how much that is."""
     bytes: int | None = None
+    readers: int | None = None
+    """How many follow it, at the server that answers."""
+    producers: int | None = None
+    """How many it remembers."""
     created: int | None = None
     appended: int | None = None
     ttl: int | None = None
     """Seconds without a read or a write after which it is gone."""
     expires_at: int | None = None
+    retention: Retention | None = None
+    """How much of it is kept, where its creator said so."""
 
 
 class _Listed(msgspec.Struct):
@@ -124,39 +143,41 @@ class Client:
 
     async def read(self, path: str, offset: str | None = None) -> Page:
         """The next page after `offset`, as it is now: without waiting, and perhaps empty. Raises OffsetGone, …."""
-        url = self._address.stream(path).copy_merge_params({"offset": offset or START})
-        response = await self._ask(Ask("GET", str(url), {"accept": "*/*"}))
-        if response.status_code == 200:
-            check_end(response.headers)
-        return page(response.headers, response.content)
+        return page_of(await self._ask(page_after(self._address.stream(path), offset)))
 
     async def head(self, path: str) -> StreamInfo:
         """How a stream stands. Raises StreamNotFound."""
         headers = (await self._ask(Ask("HEAD", path, {}))).headers
-        ttl, expires = headers.get("stream-ttl"), headers.get("stream-expires-at")
+        ttl, expires, kept = (headers.get(f"stream-{name}") for name in ("ttl", "expires-at", "retention"))
         return StreamInfo(
             name=path,
             content_type=headers.get("content-type", ""),
             offset=headers.get("stream-next-offset", ""),
             closed=headers.get("stream-closed") == "true",
             outcome=headers.get("stream-outcome"),
+            start=headers.get("stream-earliest-offset"),
             ttl=None if ttl is None else int(ttl),
             expires_at=None if expires is None else round(datetime.fromisoformat(expires).timestamp() * 1000),
+            retention=None if kept is None else parse_retention(kept),
         )
+
+    async def info(self, path: str) -> StreamInfo:
+        """All that a Headwater server knows of a stream; does not count as a read of it. Raises StreamNotFound."""
+        return self._understood(await self._ask(Ask("GET", str(self._address.facts(path)), {})), StreamInfo)
 
     async def list(
         self, prefix: str = "", *, after: str | None = None, limit: int = 100
     ) -> tuple[list[StreamInfo], str | None]:
         """Streams by name, and what to give as `after` for the next ones (None: these were all). Headwater only."""
         query = {"prefix": prefix, "limit": str(limit)} | ({} if after is None else {"after": after})
-        base = self._address.base
-        url = base.copy_with(path=f"{base.path.rstrip('/')}/v1/streams", params=query)
-        response = await self._ask(Ask("GET", str(url), {}))
-        try:
-            listed = msgspec.json.decode(response.content, type=_Listed)
-        except msgspec.DecodeError as error:
-            raise HeadwaterError(f"{base} does not answer like a Headwater server") from error
+        listed = self._understood(await self._ask(Ask("GET", str(self._address.listing(query)), {})), _Listed)
         return listed.streams, listed.next
+
+    def _understood(self, response: httpx.Response, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise HeadwaterError(f"{self._address.base} does not answer like a Headwater server") from error
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -167,15 +188,18 @@ class Client:
         content_type: str = JSON,
         ttl: int | None = None,
         expires_at: datetime | int | None = None,
+        retention: Retention | None = None,
         closed: bool = False,
     ) -> bool:
         """Make a stream. True: made now; False: it was there, as described. Raises StreamExists.
 
         `values`: its first messages, as in `append`; `closed`: and that is all. `ttl`: seconds without a read or a
         write after which it is gone; `expires_at`: when it is gone at any rate (a datetime, or ms since 1970).
+        `retention`: how much of it a Headwater server keeps, like `Retention(seconds=3600)`; others keep everything.
         """
         made = asking.create(
-            path, values, content_type=content_type, ttl=ttl, expires_at=expires_at, closed=closed
+            path, values, content_type=content_type,
+            ttl=ttl, expires_at=expires_at, retention=retention, closed=closed,
         )  # fmt: skip
         return (await self._ask(made)).status_code == 201
 
@@ -205,17 +229,18 @@ class Client:
 
         bytes and str are taken as they are, anything else becomes JSON. A stream of another content type takes one
         message at a time. `if_match`: only if the stream ends at this offset; else OffsetMismatch, whose
-        `detail["offset"]` is where it ends. Raises StreamNotFound, StreamClosed, ContentTypeMismatch, TooLarge, ….
+        `detail["offset"]` is where it ends. A server that is not Headwater may know nothing of that, and append at once:
+        then ConditionIgnored says so, afterwards. Raises StreamNotFound, StreamClosed, ContentTypeMismatch, TooLarge, ….
         """
         ask = asking.append(path, values, content_type=content_type, close=close, if_match=if_match)
-        return str((await self._ask(ask)).headers.get("stream-next-offset", ""))
+        return asking.offset_after(await self._ask(ask), if_match)
 
     async def close(self, path: str, outcome: str | None = None) -> str:
         """End a stream for ever; closing a closed one changes nothing. Says where it ends.
 
         `outcome`: how it ended (`completed`, `failed`, `cancelled`), for readers of a Headwater server.
         """
-        return str((await self._ask(asking.close(path, outcome))).headers.get("stream-next-offset", ""))
+        return asking.offset_after(await self._ask(asking.close(path, outcome)))
 
     async def delete(self, path: str) -> None:
         """Remove a stream; what was forked from it stays. Raises StreamNotFound."""
@@ -242,6 +267,7 @@ class Client:
         A batch is one request. In a JSON stream its messages stay apart. Any other stream is bytes: what gathers in a
         batch is joined, and is one message for those who tell messages apart; `boundaries=True` sends each alone.
         """
+        self._address.stream(stream)
         batches = begun(
             stream, id, epoch, claim=claim, content_type=content_type, boundaries=boundaries,
             batching=batching, retry=self._retry,

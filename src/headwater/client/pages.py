@@ -10,9 +10,10 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+import httpx
 import msgspec
 
-from headwater.client.asking import is_json
+from headwater.client.asking import Ask, is_json
 from headwater.errors import HeadwaterError
 
 START: Final = "-1"
@@ -73,6 +74,18 @@ def page(headers: Mapping[str, str], body: bytes) -> Page:
         closed=headers.get("stream-closed", "").lower() == "true",
         outcome=headers.get("stream-outcome"),
     )
+
+
+def page_after(url: httpx.URL, offset: str | None) -> Ask:
+    """The request for the page after `offset`; None: for the first."""
+    return Ask("GET", str(url.copy_merge_params({"offset": offset or START})), {"accept": "*/*"})
+
+
+def page_of(response: httpx.Response) -> Page:
+    """The page that its answer is. Raises HeadwaterError."""
+    if response.status_code == 200:
+        check_end(response.headers)
+    return page(response.headers, response.content)
 
 
 def messages_of(content_type: str, body: bytes) -> list[bytes]:

@@ -1,9 +1,11 @@
-"""SyncClient and SyncProducer: writing to streams from code without an event loop: a script, a Celery task.
+"""SyncClient and SyncProducer: streams for code without an event loop: a script, a Celery task. Writing above all.
 
-    with SyncClient("http://127.0.0.1:4437") as client, client.producer("jobs/7") as producer:
-        for step in work():
-            producer.send(step)                       # returns at once while there is room
-        producer.close("completed")
+    with SyncClient("http://127.0.0.1:4437") as client:
+        client.create("jobs/7")                       # or it is there already
+        with client.producer("jobs/7") as producer:
+            for step in work():
+                producer.send(step)                   # returns at once while there is room
+            producer.close("completed")
 
 The guarantees are those of `Client` and `Producer`; the rules are the same code (`batches`). One background thread
 sends: while a batch is on its way, the next one gathers.
@@ -19,6 +21,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,13 +31,16 @@ from headwater.client import asking
 from headwater.client.answers import stream_error
 from headwater.client.asking import JSON, Address, Ask
 from headwater.client.batches import Batch, Batches, Batching, Lost, Reply
+from headwater.client.pages import Page, page_after, page_of
 from headwater.client.producer import begun, no_answer
 from headwater.client.reader import Retry, unreachable
 from headwater.errors import BadRequest, HeadwaterError
+from headwater.model import Retention
 
 
 class SyncClient:
-    """One server, for writing. Use it with `with`, or call `disconnect`."""
+    """One server, without an event loop; to follow a stream live takes `Client`. Use it with `with`, or call
+    `disconnect`."""
 
     def __init__(
         self,
@@ -75,9 +81,25 @@ class SyncClient:
             mounts=asking.AT_HOME,
         )
 
-    def create(self, path: str, *values: Any, content_type: str = JSON, closed: bool = False) -> bool:
+    def read(self, path: str, offset: str | None = None) -> Page:
+        """As `Client.read`."""
+        return page_of(self._ask(page_after(self._address.stream(path), offset)))
+
+    def create(
+        self,
+        path: str,
+        *values: Any,
+        content_type: str = JSON,
+        ttl: int | None = None,
+        expires_at: datetime | int | None = None,
+        retention: Retention | None = None,
+        closed: bool = False,
+    ) -> bool:
         """As `Client.create`."""
-        made = asking.create(path, values, content_type=content_type, ttl=None, expires_at=None, closed=closed)
+        made = asking.create(
+            path, values, content_type=content_type,
+            ttl=ttl, expires_at=expires_at, retention=retention, closed=closed,
+        )  # fmt: skip
         return self._ask(made).status_code == 201
 
     def append(
@@ -85,11 +107,15 @@ class SyncClient:
     ) -> str:
         """As `Client.append`: once, and not again where no answer comes. To be sure, use a producer."""
         ask = asking.append(path, values, content_type=content_type, close=close, if_match=if_match)
-        return str(self._ask(ask).headers.get("stream-next-offset", ""))
+        return asking.offset_after(self._ask(ask), if_match)
 
     def close(self, path: str, outcome: str | None = None) -> str:
         """As `Client.close`."""
-        return str(self._ask(asking.close(path, outcome)).headers.get("stream-next-offset", ""))
+        return asking.offset_after(self._ask(asking.close(path, outcome)))
+
+    def delete(self, path: str) -> None:
+        """As `Client.delete`."""
+        self._ask(Ask("DELETE", path, {}))
 
     def producer(
         self,
@@ -103,6 +129,7 @@ class SyncClient:
         batching: Batching | None = None,
     ) -> SyncProducer:
         """As `Client.producer`. One batch is on its way at a time, whatever `batching.in_flight` says."""
+        self._address.stream(stream)
         batches = begun(
             stream, id, epoch, claim=claim, content_type=content_type, boundaries=boundaries,
             batching=batching, retry=self._retry, most_in_flight=1,
