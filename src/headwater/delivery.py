@@ -190,7 +190,7 @@ class _Reader:
                 await self._wait()
 
     def _rendered(self, page: Page) -> bytes:
-        if not page.up_to_date:
+        if not page.up_to_date or self._format.key is None:
             return self._format.render(page)
         # Everybody who keeps up asks for the same page: it is rendered once.
         key = self._format.key, page.start, page.next, page.closed

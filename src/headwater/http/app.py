@@ -25,6 +25,8 @@ from headwater.problems import SAFETY_HEADERS, answer
 from headwater.streams import Streams
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
+    from headwater.http.agents import AgentResource
+    from headwater.http.openai_resource import OpenAIResource
     from headwater.http.runs import RunResource
     from headwater.runs import Runs
 
@@ -53,6 +55,8 @@ class App:
         self._auth, self._origins = auth or OpenDoor(), origins or Origins()
         self._streams = StreamResource(self.delivery, long_poll_seconds=long_poll_seconds)
         self._runs = _resource(runs) if runs is not None else None
+        self._agents = _agents(runs) if runs is not None else None
+        self._openai = _openai(runs) if runs is not None else None
         self._pages = dict(pages or {})
 
     def __repr__(self) -> str:
@@ -105,8 +109,12 @@ class App:
             return Response("ok\n", media_type="text/plain")
         if path == "/readyz":
             return Response("ok\n" if self._ready else "draining\n", 200 if self._ready else 503)
+        if self._openai is not None and self._openai.serves(path):
+            return await self._openai.answer(exchange, path)
         if (path == "/v1/runs" or path.startswith("/v1/runs/")) and self._runs is not None:
             return await self._run(exchange, self._runs, path.split("/")[3:])
+        if path.startswith("/agents/") and self._agents is not None:
+            return await self._agents.answer(exchange, path.removeprefix("/agents/"))
         raise NotFound("there is nothing at this path")
 
     async def _run(self, exchange: Exchange, runs: RunResource, rest: list[str]) -> Response:
@@ -130,6 +138,18 @@ def _resource(runs: Runs) -> RunResource:
     from headwater.http.runs import RunResource
 
     return RunResource(runs)
+
+
+def _openai(runs: Runs) -> OpenAIResource:
+    from headwater.http.openai_resource import OpenAIResource
+
+    return OpenAIResource(runs)
+
+
+def _agents(runs: Runs) -> AgentResource:
+    from headwater.http.agents import AgentResource
+
+    return AgentResource(runs)
 
 
 def _merged(given: Iterable[tuple[bytes, bytes]], added: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
