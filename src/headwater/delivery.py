@@ -238,7 +238,7 @@ class _Reader:
         return page
 
     def _rendered(self, page: Page) -> bytes:
-        if not page.up_to_date:
+        if not page.up_to_date or self._format.key is None:
             return self._format.render(page)
         # Everybody who keeps up asks for the same page: it is rendered once.
         key = self._format.key, page.start, page.next, page.closed

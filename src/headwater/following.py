@@ -17,7 +17,7 @@ from starlette.responses import Response
 from headwater.delivery import STREAMING_HEADERS, Delivery, Receive, Scope, Send
 from headwater.errors import Draining, HeadwaterError
 from headwater.formats.format import Format
-from headwater.model import Head
+from headwater.model import Head, Offset
 from headwater.positions import NOW
 from headwater.problems import answer
 
@@ -71,6 +71,8 @@ class Following(Response):
             cursor.close()
             ended = [("stream-closed", "true"), *([("stream-outcome", head.outcome)] if head.outcome else [])]
             return bodiless(204, [*own, *ended])  # nothing to resume: EventSource stops for good
+        if format_.folds:
+            cursor.offset = Offset(head.generation, head.start)
 
         async def deliver(scope: Scope, receive: Receive, send: Send) -> None:
             await self._delivery.respond(

@@ -39,10 +39,14 @@ class Format(abc.ABC):
     """Whether the client can tell from the bytes that a closed stream was closed as failed or cancelled. Where it
     cannot, the response is cut off then, too."""
 
+    folds: ClassVar[bool] = False
+    """Whether it must be given every message from the stream's first, wherever the client is, to render a later one;
+    it then says nothing of what the client has. Such an instance serves one connection."""
+
     @property
     @abc.abstractmethod
     def key(self) -> Hashable:
-        """The same for formats that render every page alike."""
+        """The same for formats that render every page alike; None where that is not for the page alone to say."""
 
     @abc.abstractmethod
     def render(self, page: Page) -> bytes:

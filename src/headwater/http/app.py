@@ -33,6 +33,8 @@ from headwater.subscriptions import Subscriptions
 from headwater.wire.durable import stream_name
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
+    from headwater.http.agents import AgentResource
+    from headwater.http.openai_resource import OpenAIResource
     from headwater.http.runs import RunResource
     from headwater.runs import Runs
 
@@ -66,6 +68,8 @@ class App:
         self._subscriptions = SubscriptionResource(subscriptions)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission)
         self._runs = _resource(runs) if runs is not None else None
+        self._agents = _agents(runs) if runs is not None else None
+        self._openai = _openai(runs) if runs is not None else None
         self._pages = dict(pages or {})
 
     def __repr__(self) -> str:
@@ -127,8 +131,15 @@ class App:
             if self._ready:
                 return Response("ok\n", 200)
             return Response("draining\n", 503, {"retry-after": str(RETRY_AFTER_SECONDS)})
+        return await self._of_runs(exchange, path)
+
+    async def _of_runs(self, exchange: Exchange, path: str) -> Response | None:
+        if self._openai is not None and self._openai.serves(path):
+            return await self._openai.answer(exchange, path)
         if (path == "/v1/runs" or path.startswith("/v1/runs/")) and self._runs is not None:
             return await self._run(exchange, self._runs, path.split("/")[3:])
+        if path.startswith("/agents/") and self._agents is not None:
+            return await self._agents.answer(exchange, path.removeprefix("/agents/"))
         raise NotFound("there is nothing at this path")
 
     async def _run(self, exchange: Exchange, runs: RunResource, rest: list[str]) -> Response:
@@ -152,6 +163,18 @@ def _resource(runs: Runs) -> RunResource:
     from headwater.http.runs import RunResource
 
     return RunResource(runs)
+
+
+def _openai(runs: Runs) -> OpenAIResource:
+    from headwater.http.openai_resource import OpenAIResource
+
+    return OpenAIResource(runs)
+
+
+def _agents(runs: Runs) -> AgentResource:
+    from headwater.http.agents import AgentResource
+
+    return AgentResource(runs)
 
 
 def _merged(given: Iterable[tuple[bytes, bytes]], added: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

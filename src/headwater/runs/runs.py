@@ -174,24 +174,27 @@ class Runs:
         thread_id: str | None = None,
         idempotency_key: str | None = None,
         principal: str = "",
+        note: CustomEvent | None = None,
     ) -> Run:
         """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
 
         `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
-        gives the same run and starts nothing; another call with that key raises KeyReused. Raises AgentNotFound,
-        BadRequest, Draining.
+        gives the same run and starts nothing; another call with that key raises KeyReused. A `note` goes into the
+        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it. Raises
+        AgentNotFound, BadRequest, Draining.
         """
         name, source = self._named(agent)
         if self.streams.draining or self._leaving:
             raise Draining("the server is going away; connect again")
-        body = _as_json({"agent": name, "input": input, "thread_id": thread_id})
+        asked = {"agent": name, "input": input, "thread_id": thread_id}
+        body = _as_json(asked if note is None else {**asked, "note": note.value})
         run_id = new_id(self.streams.clock())
         if idempotency_key is not None:
             run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
-        beginning = asyncio.ensure_future(self._begin(run_id, thread_id or f"th_{run_id}", name, source, input))
+        beginning = asyncio.ensure_future(self._begin(run_id, thread_id or f"th_{run_id}", name, source, input, note))
         self._beginnings.add(beginning)
         beginning.add_done_callback(self._beginnings.discard)
         return Run(self, run_id, started=await asyncio.shield(beginning))
@@ -209,7 +212,7 @@ class Runs:
     async def _claim(self, key: str, principal: str, body: bytes, run_id: str) -> tuple[str, bool]:
         """The run that `key` stands for, and whether it is claimed now. Raises KeyReused."""
         digest = hashlib.sha256(body).hexdigest()
-        name = f"headwater/keys/{hashlib.sha256(_as_json([principal, key])).hexdigest()}"
+        name = _key_stream(principal, key)
         claim = Item(_as_json({"run": run_id, "body": digest}))
         decision = await self.streams.carry_out(name, Create(Config(_JSON, KEY_TTL_SECONDS), [claim]))
         if decision.what == "created":
@@ -219,6 +222,15 @@ class Runs:
             raise KeyReused("this Idempotency-Key was used for another request")
         return held["run"], False
 
+    async def claimed(self, idempotency_key: str, *, principal: str = "") -> Run | None:
+        """The run that was started with this key, if it is still remembered."""
+        try:
+            claims = await self.streams.read(_key_stream(principal, idempotency_key))
+        except StreamNotFound:
+            return None
+        run_id = msgspec.json.decode(claims.messages[0].data)["run"]
+        return Run(self, run_id, started=False) if await self._exists(run_id) else None
+
     async def _exists(self, run_id: str) -> bool:
         try:
             await self.streams.head(stream_of(run_id))
@@ -226,9 +238,12 @@ class Runs:
             return False  # whoever claimed the key died before it started the run: start it now
         return True
 
-    async def _begin(self, run_id: str, thread_id: str, name: str, source: Source, given: Any) -> bool:
+    async def _begin(
+        self, run_id: str, thread_id: str, name: str, source: Source, given: Any, note: CustomEvent | None
+    ) -> bool:
         now = self.streams.clock()
         started = [stamped(run_started(thread_id, run_id), now), CustomEvent(name=INPUT, value=given)]
+        started += [note] if note is not None else []
         labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(given)}
         writer = self.streams.writer(stream_of(run_id), labels=labels)
         try:
@@ -329,6 +344,10 @@ _FORMATS: Final[dict[str, Callable[[], Format]]] = {
     "ndjson": lambda: Lines(_JSON, tells_failure=True),
     "text": RunText,
 }
+
+
+def _key_stream(principal: str, key: str) -> str:
+    return f"headwater/keys/{hashlib.sha256(_as_json([principal, key])).hexdigest()}"
 
 
 def _as_json(value: Any) -> bytes:

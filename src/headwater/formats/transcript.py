@@ -1,0 +1,137 @@
+"""A run as the messages that TanStack AI keeps: what its client holds once it has read the run.
+
+Pure: a fold over the run's AG-UI events by the client's own rules. A text message is a message; tool calls, results and
+thoughts are parts of the one that they name or that came last, and where none came yet, the next text is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from headwater.agui import RETRACTED, decode
+
+Part = dict[str, Any]
+Message = dict[str, Any]
+
+
+class Transcript:
+    """The fold."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._unnamed = False
+        """The only message has no text yet: it takes the id of the first."""
+        self._parts: dict[str, Part] = {}  # texts and thoughts by message id
+        self._calls: dict[str, tuple[Part, Message]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Transcript [{len(self._messages)} messages]>"
+
+    @property
+    def messages(self) -> list[Message]:
+        """Those of the agent so far."""
+        return [message for message in self._messages if message["parts"]]
+
+    def feed(self, data: bytes) -> None:
+        """Takes the stream's next message."""
+        event = decode(data)
+        if event.get("subagentRunId"):
+            return
+        match event["type"]:
+            case "TEXT_MESSAGE_START" if event.get("role", "assistant") == "assistant":
+                self._start(event["messageId"])
+            case "TEXT_MESSAGE_CONTENT" if message := self._known(event["messageId"]):
+                self._said(message, "text", event)
+            case "REASONING_MESSAGE_CONTENT":
+                self._said(self._last(event["messageId"]), "thinking", event)
+            case "TOOL_CALL_START":
+                self._call(event)
+            case "TOOL_CALL_ARGS" if event["toolCallId"] in self._calls:
+                self._calls[event["toolCallId"]][0]["arguments"] += event["delta"]
+            case "TOOL_CALL_END" if event["toolCallId"] in self._calls:
+                self._calls[event["toolCallId"]][0]["state"] = "input-complete"
+            case "TOOL_CALL_RESULT" if event["toolCallId"] in self._calls:
+                self._result(event)
+            case "CUSTOM" if event["name"] == RETRACTED:
+                self._retract(event["value"]["messageId"])
+
+    def _start(self, id_: str) -> None:
+        if self._unnamed:
+            self._messages[-1]["id"] = id_
+            self._unnamed = False
+        else:
+            self._messages.append({"id": id_, "role": "assistant", "parts": []})
+
+    def _known(self, id_: str | None) -> Message | None:
+        return next((message for message in reversed(self._messages) if message["id"] == id_), None)
+
+    def _last(self, id_: str) -> Message:
+        if not self._messages:
+            self._start(id_)
+            self._unnamed = True
+        return self._messages[-1]
+
+    def _said(self, message: Message, kind: str, event: Mapping[str, Any]) -> None:
+        part = self._parts.get(event["messageId"])
+        if part is None:
+            part = self._parts[event["messageId"]] = {"type": kind, "content": ""}
+            message["parts"].append(part)
+        part["content"] += event["delta"]
+
+    def _call(self, event: Mapping[str, Any]) -> None:
+        id_, parent = event["toolCallId"], event.get("parentMessageId")
+        message = self._known(parent) or self._last(parent or id_)
+        part = {"type": "tool-call", "id": id_, "name": event["toolCallName"], "arguments": ""}
+        message["parts"].append(part)
+        self._calls[id_] = part, message
+
+    def _result(self, event: Mapping[str, Any]) -> None:
+        part, message = self._calls[event["toolCallId"]]
+        content = event["content"]
+        part |= {"state": "complete", "output": _value(content)}
+        message["parts"].append(
+            {"type": "tool-result", "toolCallId": part["id"], "content": content, "state": "complete"}
+        )
+
+    def _retract(self, id_: str) -> None:
+        message, part = self._known(id_), self._parts.pop(id_, None)
+        if message is not None and part is not None:
+            message["parts"].remove(part)
+
+
+def _value(content: str) -> Any:
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        return content
+
+
+def asked_by(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """What the user said last, out of the `messages` of a RunAgentInput: those after the agent's last one."""
+    said: list[Message] = []
+    for message in reversed(messages):
+        if message.get("role") != "user":
+            break
+        content = message.get("content")
+        parts = [{"type": "text", "content": content}] if isinstance(content, str) else _parts(content)
+        said.append({"id": message.get("id"), "role": "user", "parts": parts})
+    return said[::-1]
+
+
+def _parts(content: Any) -> list[Part]:
+    """AG-UI's parts of a message as TanStack's, which says `content` for `text`."""
+    parts = content if isinstance(content, list) else []
+    return [{"type": "text", "content": part.get("text")} if part.get("type") == "text" else part for part in parts]
+
+
+def continued(transcript: Iterable[Message], ids: Sequence[str], asked: Iterable[Message]) -> list[Message]:
+    """The conversation once `asked` was said: of `transcript` what the client still had then, by its `ids`.
+
+    So a message that was edited, or an answer that was made anew, takes the place of what it replaced.
+    """
+    new = list(asked)
+    known = set(ids) - {message["id"] for message in new}
+    return [*(message for message in transcript if message["id"] in known), *new]

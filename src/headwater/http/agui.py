@@ -1,0 +1,155 @@
+"""`/agents/{name}/ag-ui`: what AG-UI's HttpAgent and TanStack AI ask for.
+
+    POST /agents/{name}/ag-ui                    a RunAgentInput starts a run, and is answered with its events
+    GET  /agents/{name}/ag-ui?runId=…            the events of a run from its first (TanStack's join)
+    GET  /agents/{name}/ag-ui?threadId=…         a thread's messages and its active run (TanStack's hydration)
+    POST /agents/{name}/ag-ui/{runId}/stop       stops a run
+
+`runId` is the client's: the same POST again, or one with a Last-Event-ID, attaches to its run and starts nothing. In
+the events, and in `X-Run-Id`, a run has the id that it has everywhere in Headwater; both ids are good in a request.
+Each event's id is an offset, so any of these goes on by `Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`.
+
+Of a RunAgentInput the messages count; its tools, context, state and forwardedProps do not reach the agent. Knows Runs,
+threads and the projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+from starlette.responses import Response
+
+from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, RunNotFound
+from headwater.following import Following
+from headwater.formats.agui_events import AguiEvents, AguiLines
+from headwater.formats.format import Format
+from headwater.formats.transcript import Transcript, asked_by, continued
+from headwater.http.chat import ID_CHARACTERS, is_id
+from headwater.http.conversation import from_agui
+from headwater.http.exchange import Exchange
+from headwater.runs import Run, Runs
+from headwater.runs.record import read_head, stream_of
+from headwater.runs.threads import Entry, Threads
+
+
+class AguiResource:
+    """The agents of one Runs, for AG-UI clients."""
+
+    def __init__(self, runs: Runs, threads: Threads) -> None:
+        self._runs, self._threads = runs, threads
+
+    async def answer(self, exchange: Exchange, agent: str, rest: str) -> Response:
+        """`rest`: what follows `ag-ui/`."""
+        if rest == "" and exchange.method == "POST":
+            return await self._post(exchange, agent)
+        if rest == "" and exchange.method in ("GET", "HEAD"):
+            return await self._get(exchange, agent)
+        run_id, _, what = rest.rpartition("/")
+        if run_id and what == "stop" and exchange.method == "POST":
+            return await self._stop(exchange, agent, run_id)
+        if rest == "" or what == "stop":
+            return Response(status_code=405, headers={"allow": "POST" if rest else "GET, POST"})
+        raise NotFound("there is nothing at this path")
+
+    async def _post(self, exchange: Exchange, agent: str) -> Response:
+        principal = exchange.principal.name  # before a body is taken in
+        body = await exchange.json(self._runs.streams.limits.message_bytes)
+        thread, run_id = (_id(body, name) for name in ("threadId", "runId"))
+        if exchange.headers.get("last-event-id"):
+            return self._following(exchange, agent, await self._known(exchange, agent, run_id))
+        if body.get("resume"):
+            raise BadRequest("resume answers interrupts, and runs here have none")
+        exchange.authorize("start", f"runs/{agent}")
+        messages: Any = body.get("messages")
+        given = from_agui(messages)
+        key = _key(agent, run_id)
+        try:
+            run = await self._runs.start(agent, given, thread_id=thread, idempotency_key=key, principal=principal)
+        except KeyReused:
+            raise KeyReused("this runId was used for another request; give each run its own") from None
+        if run.started:
+            ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
+            await self._threads.note(principal, agent, thread, Entry(run.id, asked=asked_by(messages), ids=ids))
+        return self._following(exchange, agent, run)
+
+    async def _known(self, exchange: Exchange, agent: str, run_id: str) -> Run:
+        """The run of this agent that has `run_id`, the client's id or ours. Raises RunNotFound."""
+        run = await self._runs.claimed(_key(agent, run_id), principal=exchange.principal.name)
+        stream = run.stream if run is not None else stream_of(run_id)
+        exchange.authorize("read", stream)
+        run = run or await self._runs.get(run_id)
+        if (await read_head(self._runs.streams, run.id)).labels.get("agent") != agent:
+            raise RunNotFound("no such run")
+        return run
+
+    def _following(self, exchange: Exchange, agent: str, run: Run) -> Response:
+        name = exchange.query("format") or "sse"
+        make = _FORMATS.get(name)
+        if make is None:
+            raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
+        at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/ag-ui?format={name}&runId={run.id}"
+        headers = {"x-run-id": run.id, "location": at}
+        return Following(self._runs.delivery, run.stream, lambda *_: make(), headers=headers)
+
+    async def _get(self, exchange: Exchange, agent: str) -> Response:
+        run_id, thread = exchange.query("runId"), exchange.query("threadId")
+        if run_id:
+            return self._following(exchange, agent, await self._known(exchange, agent, run_id))
+        if thread:
+            return await self._hydration(exchange, agent, thread)
+        raise BadRequest("say which: ?runId= for a run's events, ?threadId= for a thread's messages")
+
+    async def _hydration(self, exchange: Exchange, agent: str, thread: str) -> Response:
+        principal = exchange.principal.name
+        messages: list[Any] = []
+        active: str | None = None
+        entries = await self._threads.entries(principal, agent, thread)
+        for entry in entries:
+            exchange.authorize("read", stream_of(entry.run))
+            messages = continued(messages, entry.ids, entry.asked)
+            active = None if await self._told(entry.run, messages) else entry.run
+        body = {
+            "messages": messages,
+            "activeRun": None if active is None else {"runId": active},
+            "interrupts": None,
+            "page": {"truncated": False},
+        }
+        return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _told(self, run_id: str, messages: list[Any]) -> bool:
+        """Adds what the agent said in a run, if it is over, and says whether: one that is not, the client joins."""
+        transcript, offset = Transcript(), None
+        while True:
+            page = await self._runs.streams.read(stream_of(run_id), offset)
+            for message in page.messages:
+                transcript.feed(message.data)
+            offset = page.next
+            if page.up_to_date:
+                if page.closed:
+                    messages += transcript.messages
+                return page.closed
+
+    async def _stop(self, exchange: Exchange, agent: str, run_id: str) -> Response:
+        run = await self._known(exchange, agent, run_id)
+        exchange.authorize("cancel", run.stream)
+        stopped = (await self._runs.cancel(run.id)).status == "running"
+        body = msgspec.json.encode({"stopped": stopped, "runId": run.id})
+        return Response(body, 202 if stopped else 200, {"cache-control": "no-store"}, "application/json")
+
+
+_FORMATS: Final[dict[str, Callable[[], Format]]] = {"sse": AguiEvents, "ndjson": AguiLines}
+
+
+def _id(body: dict[str, object], name: str) -> str:
+    given = body.get(name)
+    if not is_id(given):
+        raise BadRequest(f"{name} is a text of 1 to {ID_CHARACTERS} characters")
+    return str(given)
+
+
+def _key(agent: str, run_id: str) -> str:
+    """What makes a POST with the same `runId` the same request."""
+    return f"ag-ui {agent} {run_id}"

@@ -1,0 +1,127 @@
+// AG-UI's HttpAgent against the server at argv[2].
+import assert from "node:assert/strict"
+import { HttpAgent } from "@ag-ui/client"
+import { cutting, resuming, run, until } from "./cells.mjs"
+
+const server = process.argv[2]
+const api = `${server}/agents/bot/ag-ui`
+const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
+
+function agent(text, options = {}) {
+  const made = new HttpAgent({ url: api, ...options })
+  if (text) made.addMessage({ id: crypto.randomUUID(), role: "user", content: text })
+  made.seen = []
+  made.subscribe({ onEvent: ({ event }) => void made.seen.push(event) })
+  return made
+}
+
+const answer = (agent) => agent.messages.findLast((message) => message.role === "assistant")
+const types = (agent) => agent.seen.map((event) => event.type)
+const plain = (agent) =>
+  agent.messages.map(({ role, content, toolCalls }) => [role, content, toolCalls?.map((call) => call.function)])
+
+async function answered(text, options, parameters) {
+  const made = agent(text, options)
+  await made.runAgent(parameters)
+  return made
+}
+
+async function midway(text, parameters) {
+  const made = agent(text)
+  const done = made.runAgent(parameters)
+  await until(() => types(made).includes("TEXT_MESSAGE_CONTENT"))
+  return { made, done }
+}
+
+async function cutEverywhere(clean) {
+  const whole = await answered("tool")
+  for (let events = 1; ; events++) {
+    const cut = await answered("tool", { fetch: resuming(cutting({ events, clean, times: 1 })) })
+    assert.deepEqual(plain(cut), plain(whole), `cut after ${events}`)
+    assert.deepEqual(types(cut), types(whole))
+    if (events > types(whole).length) return
+  }
+}
+
+const toolMessages = [
+  ["user", "tool", undefined],
+  ["assistant", undefined, [{ name: "search", arguments: '{"q": "x"}' }]],
+  ["tool", '{"found":"x"}', undefined],
+  ["assistant", "Found: {'found': 'x'}", undefined],
+]
+
+await run({
+  async whole() {
+    const made = await answered("words")
+    assert.equal(answer(made).content, words)
+    assert.deepEqual([types(made)[0], types(made).at(-1)], ["RUN_STARTED", "RUN_FINISHED"])
+    assert.ok(!types(made).includes("CUSTOM"))
+    assert.deepEqual(made.seen.at(-1).usage, [{ model: "tiny", inputTokens: 7, outputTokens: 20, totalTokens: 27 }])
+  },
+  async "tool call"() {
+    assert.deepEqual(plain(await answered("tool")), toolMessages)
+  },
+  async history() {
+    const made = await answered("tool")
+    made.addMessage({ id: "next", role: "user", content: "history" })
+    await made.runAgent()
+    const roles = JSON.parse(answer(made).content).map(([role]) => role)
+    assert.deepEqual(roles, ["user", "assistant", "tool", "assistant", "user"])
+  },
+  async "error in mid-stream"() {
+    const made = agent("error")
+    const ended = await made.runAgent().then(() => "well", (error) => String(error))
+    const last = made.seen.at(-1)
+    assert.equal(last.type, "RUN_ERROR", ended)
+    assert.doesNotMatch(last.message, /secret|Traceback|ReadError/)
+    assert.equal(answer(made).content, "Hello")
+  },
+  async cancel() {
+    const runId = crypto.randomUUID()
+    const { made, done } = await midway("hold", { runId })
+    const stop = () => fetch(`${api}/${runId}/stop`, { method: "POST" })
+    assert.equal((await stop()).status, 202)
+    await done
+    const last = made.seen.at(-1)
+    assert.deepEqual([last.type, last.outcome.type, answer(made).content], ["RUN_FINISHED", "cancelled", "Hel"])
+    assert.equal((await stop()).status, 200)
+  },
+  async "leaving stops nothing"() {
+    const runId = crypto.randomUUID()
+    const { made, done } = await midway("words", { runId })
+    made.abortRun()
+    await done.catch(() => {})
+    const back = agent(undefined, { threadId: made.threadId, initialMessages: made.messages.slice(0, 1) })
+    await back.runAgent({ runId })
+    assert.equal(answer(back).content, words)
+  },
+  "cut after each event": () => cutEverywhere(false),
+  "ended after each event": () => cutEverywhere(true),
+  async "one event per connection"() {
+    const fetching = cutting({ events: 1 })
+    assert.deepEqual(plain(await answered("tool", { fetch: resuming(fetching) })), toolMessages)
+    assert.ok(fetching.count > 10)
+  },
+  async "late join"() {
+    const runId = crypto.randomUUID()
+    const { made, done } = await midway("words", { runId })
+    const late = agent(undefined, { threadId: made.threadId, initialMessages: made.messages.slice(0, 1) })
+    await Promise.all([done, late.runAgent({ runId })])
+    assert.deepEqual(late.messages, made.messages)
+    assert.deepEqual(types(late), types(made))
+  },
+  async "two readers"() {
+    const [runId, threadId] = [crypto.randomUUID(), crypto.randomUUID()]
+    const initialMessages = [{ id: "q", role: "user", content: "words" }]
+    const both = [0, 1].map(() => agent(undefined, { threadId, initialMessages }))
+    await Promise.all(both.map((made) => made.runAgent({ runId })))
+    assert.equal(answer(both[0]).content, words)
+    assert.deepEqual(both[0].messages, both[1].messages)
+    assert.deepEqual(both[0].seen, both[1].seen)
+  },
+  async "the same run asked for otherwise"() {
+    const runId = crypto.randomUUID()
+    await answered("tool", {}, { runId })
+    await assert.rejects(answered("words", {}, { runId }), /409/)
+  },
+})

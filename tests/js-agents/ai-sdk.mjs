@@ -1,0 +1,174 @@
+// The AI SDK's chat (what useChat is made of), version argv[3], against the server at argv[2].
+import assert from "node:assert/strict"
+import { cutting, resuming, run, until } from "./cells.mjs"
+
+const [server, version] = process.argv.slice(2)
+const { AbstractChat, DefaultChatTransport, TextStreamChatTransport } = await import(`ai${version}`)
+const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
+const door = { 5: "chat-v5", 6: "chat", 7: "chat-v7" }[version]
+
+// As React's `Chat` keeps it, without React.
+class Chat extends AbstractChat {
+  constructor({ id = crypto.randomUUID(), messages = [], fetch, door: through = door, Transport = DefaultChatTransport }) {
+    const state = {
+      status: "ready",
+      error: undefined,
+      messages,
+      pushMessage: (message) => (state.messages = state.messages.concat(message)),
+      popMessage: () => (state.messages = state.messages.slice(0, -1)),
+      replaceMessage: (index, message) => (state.messages = state.messages.with(index, structuredClone(message))),
+      snapshot: (thing) => structuredClone(thing),
+    }
+    const finished = []
+    const data = []
+    const transport = new Transport({ api: `${server}/agents/bot/${through}`, fetch })
+    super({ id, transport, state, onFinish: (end) => finished.push(end), onData: (part) => data.push(part) })
+    Object.assign(this, { finished, data })
+  }
+  ask = (text) => this.sendMessage({ text })
+  get answer() {
+    return this.messages.findLast((message) => message.role === "assistant")
+  }
+  get text() {
+    return (this.answer?.parts ?? []).filter((part) => part.type === "text").map((part) => part.text).join("")
+  }
+  stopRun = (body) => fetch(`${server}/agents/bot/${door}/${this.id}/stop`, { method: "POST", body })
+}
+
+// Parts without what differs between runs.
+const plain = (message) =>
+  message.parts.map(({ toolCallId, ...part }) => JSON.parse(JSON.stringify(part)))
+
+async function answered(text, options = {}) {
+  const chat = new Chat(options)
+  await chat.ask(text)
+  return chat
+}
+
+// The same answer whatever the connection does: cut behind each of its events.
+async function cutEverywhere(clean) {
+  const whole = plain((await answered("tool")).answer)
+  for (let events = 1; ; events++) {
+    const fetching = cutting({ events, clean, times: 1 })
+    const chat = await answered("tool", { fetch: resuming(fetching) })
+    assert.deepEqual([chat.status, chat.error, plain(chat.answer)], ["ready", undefined, whole], `cut after ${events}`)
+    assert.equal(chat.answer.metadata.status, "completed")
+    if (events > 16) return
+  }
+}
+
+async function midway(text = "words", options = {}) {
+  const chat = new Chat(options)
+  const done = chat.ask(text)
+  await until(() => chat.text !== "")
+  return { chat, done }
+}
+
+await run({
+  async whole() {
+    const chat = await answered("words")
+    assert.deepEqual([chat.status, chat.text, chat.messages.length], ["ready", words, 2])
+    assert.equal(chat.answer.id, chat.answer.metadata.runId)
+    assert.deepEqual(chat.answer.metadata.usage, { inputTokens: 7, outputTokens: 20, totalTokens: 27 })
+    assert.ok(chat.answer.parts.every((part) => part.type === "step-start" || part.state === "done"))
+    if (version !== "5") assert.equal(chat.finished[0].finishReason, "stop")
+  },
+  async "tool call"() {
+    const chat = await answered("tool")
+    const parts = chat.answer.parts
+    assert.deepEqual(parts.map((part) => part.type), ["step-start", "tool-search", "step-start", "text"])
+    const { state, input, output } = parts[1]
+    assert.deepEqual({ state, input, output }, { state: "output-available", input: { q: "x" }, output: { found: "x" } })
+    assert.equal(chat.text, "Found: {'found': 'x'}")
+    assert.deepEqual(chat.data.map((part) => part.type), ["data-tool-started"])
+  },
+  async history() {
+    const chat = await answered("tool")
+    await chat.ask("history")
+    const sent = JSON.parse(chat.text)
+    assert.deepEqual(sent.map(([role]) => role), ["user", "assistant", "tool", "assistant", "user"])
+    await chat.regenerate()
+    assert.deepEqual([JSON.parse(chat.text), chat.messages.length], [sent, 4])
+  },
+  async "error in mid-stream"() {
+    const chat = await answered("error")
+    assert.equal(chat.status, "error")
+    assert.match(chat.error.message, /\w/)
+    assert.doesNotMatch(chat.error.message, /secret|Traceback|ReadError/)
+    assert.equal(chat.text, "Hello")
+    assert.equal(chat.answer.metadata.status, "failed")
+  },
+  async cancel() {
+    const { chat, done } = await midway("hold")
+    assert.equal((await chat.stopRun(JSON.stringify({ activeStreamId: "another" }))).status, 200)
+    const asked = await chat.stopRun(JSON.stringify({ assistantMessage: chat.answer }))
+    assert.deepEqual([asked.status, (await asked.json()).stopped], [202, true])
+    const again = await fetch(`${server}/agents/bot/${door}/${chat.id}/stream`)
+    assert.equal(again.status, 204)
+    await done
+    assert.deepEqual([chat.status, chat.text, chat.answer.metadata.status], ["ready", "Hel", "cancelled"])
+    assert.deepEqual((await (await chat.stopRun()).json()).stopped, true)
+  },
+  async "leaving stops nothing"() {
+    const { chat, done } = await midway()
+    await chat.stop()
+    await done
+    const back = new Chat({ id: chat.id, messages: chat.messages.slice(0, 1) })
+    await back.resumeStream()
+    assert.deepEqual([back.status, back.text], ["ready", words])
+  },
+  "cut after each event": () => cutEverywhere(false),
+  "ended after each event": () => cutEverywhere(true),
+  async "one event per connection"() {
+    const whole = plain((await answered("tool")).answer)
+    const fetching = cutting({ events: 1 })
+    const chat = await answered("tool", { fetch: resuming(fetching) })
+    assert.deepEqual([chat.status, plain(chat.answer)], ["ready", whole])
+    assert.ok(fetching.count > 15)
+  },
+  async "late join"() {
+    const { chat, done } = await midway()
+    const late = new Chat({ id: chat.id, messages: chat.messages.slice(0, 1) })
+    await late.resumeStream()
+    await done
+    assert.deepEqual(late.messages, chat.messages)
+    assert.equal(late.text, words)
+  },
+  async "two readers"() {
+    const { chat, done } = await midway()
+    const fetching = resuming(cutting({ events: 3, times: 1 }))
+    const other = new Chat({ id: chat.id, messages: chat.messages.slice(0, 1), fetch: fetching })
+    await Promise.all([done, other.resumeStream()])
+    assert.equal(chat.text, words)
+    assert.deepEqual(other.messages, chat.messages)
+  },
+  async "nothing to resume"() {
+    const chat = new Chat({})
+    await chat.resumeStream()
+    assert.deepEqual([chat.status, chat.messages], ["ready", []])
+    await chat.ask("tool")
+    const before = structuredClone(chat.messages)
+    await chat.resumeStream()
+    assert.deepEqual([chat.status, chat.messages], ["ready", before])
+  },
+  async "resume in the same tab"() {
+    const chat = new Chat({ fetch: cutting({ events: 8, times: 1 }) })
+    await chat.ask("words")
+    assert.equal(chat.status, "error")
+    assert.notEqual(chat.text, "")
+    await chat.resumeStream()
+    assert.deepEqual([chat.status, chat.text, chat.messages.length], ["ready", words, 2])
+  },
+  async "text stream"() {
+    const chat = await answered("words", { door: "chat-text", Transport: TextStreamChatTransport })
+    assert.deepEqual([chat.status, chat.text], ["ready", words])
+    const failed = await answered("error", { door: "chat-text", Transport: TextStreamChatTransport })
+    assert.deepEqual([failed.status, failed.text], ["error", "Hello"])
+  },
+  async "bad request"() {
+    const chat = new Chat({ door: "nothing" })
+    await chat.ask("words")
+    assert.equal(chat.status, "error")
+    assert.match(chat.error.message, /not_found/)
+  },
+})

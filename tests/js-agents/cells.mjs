@@ -1,0 +1,96 @@
+// Runs cells of the matrix and says how each went; and what clients are put through: cuts, and fetches that resume.
+
+export async function run(cells) {
+  for (const [name, cell] of Object.entries(cells)) {
+    try {
+      await within(10_000, cell())
+      console.log(JSON.stringify({ cell: name, went: "well" }))
+    } catch (error) {
+      console.log(JSON.stringify({ cell: name, went: String(error?.stack ?? error) }))
+    }
+  }
+  process.exit(0)
+}
+
+function within(ms, promise) {
+  let timer
+  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`not done in ${ms} ms`)), ms)))
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+export async function until(said) {
+  for (const late = Date.now() + 5_000; !said(); await new Promise((resolve) => setTimeout(resolve, 2)))
+    if (Date.now() > late) throw new Error(`not so in 5 s: ${said}`)
+}
+
+// A fetch whose responses end after `events` events, which `end` divides: in the middle of the next one, like a lost
+// connection, or (`clean`) between two, like a finished one. Only the first `times` responses; `count` tells how many
+// requests were made.
+export function cutting({ events, clean = false, times = Infinity, end = "\n\n" }) {
+  const fetching = async (url, init) => {
+    const response = await fetch(url, init)
+    if (++fetching.count > times || !response.ok || response.status === 204) return response
+    return new Response(response.body.pipeThrough(cut(events, clean, end)), response)
+  }
+  fetching.count = 0
+  return fetching
+}
+
+function cut(events, clean, between) {
+  let text = ""
+  let left = events
+  const [decoder, encoder] = [new TextDecoder(), new TextEncoder()]
+  const end = (controller) => {
+    if (clean) return controller.terminate()
+    controller.enqueue(encoder.encode(text.slice(0, 5)))
+    setTimeout(() => controller.error(new TypeError("network error")), 0)
+    left = -1
+  }
+  return new TransformStream({
+    transform(chunk, controller) {
+      if (left < 0) return
+      text += decoder.decode(chunk, { stream: true })
+      for (let at; left > 0 && (at = text.indexOf(between)) >= 0; left--) {
+        controller.enqueue(encoder.encode(text.slice(0, at + between.length)))
+        text = text.slice(at + between.length)
+      }
+      if (left === 0) end(controller)
+    },
+  })
+}
+
+// A fetch that makes any client lossless: where a response breaks off or ends, it goes on at its Location with the
+// last id that came whole, until the server says that there is no more (204).
+export function resuming(inner) {
+  return async (url, init) => {
+    const response = await inner(url, init)
+    const location = response.headers.get("location")
+    if (!response.ok || !location) return response
+    return new Response(ReadableStream.from(resumed(inner, response, new URL(location, url), init?.signal)), response)
+  }
+}
+
+async function* resumed(inner, response, location, signal) {
+  let lastId
+  while (response.status !== 204) {
+    try {
+      for await (const event of wholeEvents(response.body)) {
+        lastId = /^id: (.*)$/m.exec(event)?.[1] ?? lastId
+        yield new TextEncoder().encode(event)
+      }
+    } catch (error) {
+      if (signal?.aborted) throw error
+    }
+    response = await inner(location, { headers: lastId ? { "last-event-id": lastId } : {}, signal })
+    if (!response.ok) throw new Error(`resuming: ${response.status} ${await response.text()}`)
+  }
+}
+
+async function* wholeEvents(body) {
+  let text = ""
+  const decoder = new TextDecoder()
+  for await (const chunk of body) {
+    text += decoder.decode(chunk, { stream: true })
+    for (let at; (at = text.indexOf("\n\n")) >= 0; text = text.slice(at + 2)) yield text.slice(0, at + 2)
+  }
+}

@@ -1,0 +1,139 @@
+// TanStack AI's chat client against the server at argv[2].
+import assert from "node:assert/strict"
+import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
+import { cutting, run, until } from "./cells.mjs"
+
+const server = process.argv[2]
+const api = `${server}/agents/bot/ag-ui`
+const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
+
+function client({ fetch: fetchClient, threadId = crypto.randomUUID(), lines = false, ...options } = {}) {
+  const through = { fetchClient, reconnect: { delayMs: 1 } }
+  const connection = lines ? fetchHttpStream(`${api}?format=ndjson`, through) : fetchServerSentEvents(api, through)
+  const seen = []
+  const made = new ChatClient({ connection, threadId, onChunk: (chunk) => seen.push(chunk), ...options })
+  made.attach()
+  return Object.assign(made, { seen, wire: connection, thread: threadId })
+}
+
+const parts = (client, type) => client.getMessages().flatMap((message) => message.parts).filter((part) => part.type === type)
+const said = (client) =>
+  client.getMessages().filter(({ role }) => role === "assistant")
+    .flatMap((message) => message.parts).filter((part) => part.type === "text").map((part) => part.content).join("")
+// Messages without what a client notes for itself alone.
+const plain = (client) =>
+  JSON.parse(JSON.stringify(client.getMessages())).map(({ id, role, parts }) => ({
+    id, role, parts: parts.map(({ metadata, createdAt, id, input, ...part }) => part),
+  }))
+const runId = (client) => client.seen.find((chunk) => chunk.type === "RUN_STARTED").runId
+const terminals = (client) => client.seen.filter((chunk) => ["RUN_FINISHED", "RUN_ERROR"].includes(chunk.type))
+
+async function answered(text, options) {
+  const made = client(options)
+  await made.sendMessage(text)
+  return made
+}
+
+async function midway(text, options) {
+  const made = client(options)
+  const done = made.sendMessage(text)
+  await until(() => said(made) !== "")
+  return { made, done }
+}
+
+async function cutEverywhere(clean) {
+  const whole = await answered("tool")
+  for (let events = 1; events < whole.seen.length; events++) {
+    const cut = await answered("tool", { fetch: cutting({ events, clean, times: 1 }) })
+    assert.deepEqual([cut.getStatus(), cut.getError()], ["ready", undefined], `cut after ${events}`)
+    assert.deepEqual(cut.seen.map(({ type }) => type), whole.seen.map(({ type }) => type), `cut after ${events}`)
+    assert.equal(said(cut), said(whole))
+  }
+}
+
+await run({
+  async whole() {
+    const made = await answered("words")
+    assert.deepEqual([made.getStatus(), said(made), made.getMessages().length], ["ready", words, 2])
+    assert.equal(terminals(made).length, 1)
+  },
+  async "tool call"() {
+    const made = await answered("tool")
+    assert.equal(said(made), "Found: {'found': 'x'}")
+    assert.deepEqual(parts(made, "tool-call").map(({ name, arguments: given }) => [name, given]), [["search", '{"q": "x"}']])
+    assert.deepEqual(parts(made, "tool-result").map(({ content }) => content), ['{"found":"x"}'])
+  },
+  async history() {
+    const made = await answered("tool")
+    await made.sendMessage("history")
+    const sent = JSON.parse(made.getMessages().at(-1).parts.find((part) => part.type === "text").content)
+    // The client keeps a tool call and what was said after it as one message, and sends it as such: text, then call.
+    assert.deepEqual(sent.map(([role]) => role), ["user", "assistant", "assistant", "tool", "user"])
+  },
+  async "error in mid-stream"() {
+    const made = await answered("error")
+    assert.equal(made.getStatus(), "error")
+    assert.doesNotMatch(made.getError().message, /secret|Traceback|ReadError/)
+    assert.equal(said(made), "Hello")
+  },
+  async cancel() {
+    const { made, done } = await midway("hold")
+    const stopped = await fetch(`${api}/${runId(made)}/stop`, { method: "POST" })
+    assert.equal(stopped.status, 202)
+    await done
+    assert.deepEqual([made.getStatus(), said(made)], ["ready", "Hel"])
+    assert.deepEqual(terminals(made).map(({ outcome }) => outcome.type), ["cancelled"])
+  },
+  async "leaving stops nothing"() {
+    const { made } = await midway("words")
+    made.dispose()
+    const back = client({ threadId: made.thread, persistence: true })
+    await until(() => said(back) === words)
+    assert.deepEqual(back.getMessages().map(({ role }) => role), ["user", "assistant"])
+  },
+  "cut after each event": () => cutEverywhere(false),
+  "ended after each event": () => cutEverywhere(true),
+  async "one event per connection"() {
+    const fetching = cutting({ events: 1 })
+    const made = await answered("tool", { fetch: fetching })
+    assert.deepEqual([made.getStatus(), said(made)], ["ready", "Found: {'found': 'x'}"])
+    assert.ok(fetching.count > 10)
+  },
+  async "late join"() {
+    const { made, done } = await midway("words")
+    const late = client({ threadId: made.thread, persistence: true })
+    await until(() => terminals(late).length > 0)
+    await done
+    assert.deepEqual([said(late), late.getMessages().length], [words, 2])
+    assert.deepEqual(plain(late), plain(made))
+  },
+  async "two readers"() {
+    const { made, done } = await midway("words")
+    const chunks = []
+    for await (const chunk of made.wire.joinRun(runId(made))) chunks.push(chunk)
+    await done
+    assert.deepEqual(chunks.map(({ type }) => type), made.seen.map(({ type }) => type))
+    assert.equal(chunks.map(({ type, delta }) => (type === "TEXT_MESSAGE_CONTENT" ? delta : "")).join(""), words)
+  },
+  async "hydrated when all is over"() {
+    const made = await answered("tool")
+    await made.sendMessage("words")
+    await made.reload()
+    const late = client({ threadId: made.thread, persistence: true })
+    await until(() => late.getMessages().length > 0)
+    assert.deepEqual(plain(late), plain(made))
+    assert.deepEqual([late.getStatus(), said(late)], ["ready", said(made)])
+  },
+  async "as lines, cut after each event"() {
+    for (let events = 1; events < 12; events++) {
+      const made = await answered("tool", { lines: true, fetch: cutting({ events, times: 1, end: "\n" }) })
+      assert.deepEqual([made.getStatus(), said(made)], ["ready", "Found: {'found': 'x'}"], `cut after ${events}`)
+      assert.equal(terminals(made).length, 1)
+    }
+  },
+  async "nothing to hydrate"() {
+    const late = client({ persistence: true })
+    const found = await late.wire.hydrate(late.thread)
+    assert.deepEqual([found.messages, found.activeRun, late.getMessages()], [[], null, []])
+  },
+})

@@ -1,0 +1,118 @@
+"""formats/agui_events.py and formats/transcript.py: what AG-UI clients are sent, and what TanStack AI keeps of it."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+
+from headwater.agui import RETRACTED
+from headwater.formats.agui_events import HIDDEN, AguiEvents, AguiLines
+from headwater.formats.openai_responses import REQUEST
+from headwater.formats.transcript import Transcript, asked_by, continued
+from headwater.model import Message, Page
+from headwater.runs.record import INPUT
+from headwater.wire.sse import Decoder
+from random_runs import RUN, messages, runs
+
+
+@given(runs())
+def test_the_events_as_they_are_but_for_the_input(run: list[Message]) -> None:
+    page = Page(run, run[0].offset._replace(position=0), run[-1].offset, True, True)
+    told = [(event.id, json.loads(event.data)) for event in Decoder().feed(AguiEvents().render(page))]
+    assert told == [(str(one.offset), json.loads(one.data)) for one in run if b"run.input" not in one.data]
+    lines = [json.loads(line) for line in AguiLines().render(page).split(b"\n") if line]
+    assert lines == [{"id": id_, "chunk": event} for id_, event in told]
+
+
+def test_what_is_hidden_is_what_others_write() -> None:
+    assert {INPUT, REQUEST} == HIDDEN
+    other = [
+        {"type": "CUSTOM", "name": "mine", "value": "run.input"},
+        {"type": "TEXT_MESSAGE_CONTENT", "delta": '"CUSTOM"'},
+    ]
+    page = Page(messages(*other), messages()[0].offset, messages()[0].offset, True, True)
+    assert len(Decoder().feed(AguiEvents().render(page))) == 3
+
+
+def kept(*events: dict[str, Any]) -> list[Any]:
+    transcript = Transcript()
+    for message in messages(*events):
+        transcript.feed(message.data)
+    return transcript.messages
+
+
+def text(id_: str, delta: str) -> list[dict[str, Any]]:
+    return [
+        {"type": "TEXT_MESSAGE_START", "messageId": id_, "role": "assistant"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": id_, "delta": delta[:1]},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": id_, "delta": delta[1:]},
+        {"type": "TEXT_MESSAGE_END", "messageId": id_},
+    ]
+
+
+CALL: list[dict[str, Any]] = [
+    {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "look", "parentMessageId": "m0"},
+    {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": "{}"},
+    {"type": "TOOL_CALL_END", "toolCallId": "c"},
+    {"type": "TOOL_CALL_RESULT", "messageId": "x", "toolCallId": "c", "content": '{"a":1}'},
+]
+CALLED = [
+    {"type": "tool-call", "id": "c", "name": "look", "arguments": "{}", "state": "complete", "output": {"a": 1}},
+    {"type": "tool-result", "toolCallId": "c", "content": '{"a":1}', "state": "complete"},
+]
+THOUGHT = {"type": "REASONING_MESSAGE_CONTENT", "messageId": "r", "delta": "hm"}
+
+
+def test_a_call_before_any_text_is_of_the_first() -> None:
+    parts = [{"type": "thinking", "content": "hm"}, *CALLED, {"type": "text", "content": "ok"}]
+    assert kept(THOUGHT, *CALL, *text("m1", "ok")) == [{"id": "m1", "role": "assistant", "parts": parts}]
+
+
+def test_a_call_behind_a_text_is_of_that() -> None:
+    assert kept(*text("m1", "so"), *CALL, *text("m2", "ok")) == [
+        {"id": "m1", "role": "assistant", "parts": [{"type": "text", "content": "so"}, *CALLED]},
+        {"id": "m2", "role": "assistant", "parts": [{"type": "text", "content": "ok"}]},
+    ]
+
+
+def test_a_call_that_never_ended_and_an_output_that_is_no_json() -> None:
+    assert kept(*CALL[:2])[0]["parts"] == [{"type": "tool-call", "id": "c", "name": "look", "arguments": "{}"}]
+    assert kept(*CALL[:3], CALL[3] | {"content": "{x"})[0]["parts"][0]["output"] == "{x"
+
+
+def test_what_was_taken_back_or_is_of_a_subagent_is_not_kept() -> None:
+    taken_back = {"type": "CUSTOM", "name": RETRACTED, "value": {"messageId": "m1", "reason": "output_guardrail"}}
+    inner = [event | {"subagentRunId": "s"} for event in text("m9", "inner")]
+    assert kept(*inner, *text("m1", "bad"), taken_back) == []
+
+
+@given(runs())
+def test_any_run_has_a_transcript(run: list[Message]) -> None:
+    transcript = Transcript()
+    for message in run:
+        transcript.feed(message.data)
+    events = [json.loads(message.data) for message in run]
+    named = [event["toolCallId"] for event in events if event["type"] == "TOOL_CALL_START"]
+    parts = [part for message in transcript.messages for part in message["parts"]]
+    assert [part["id"] for part in parts if part["type"] == "tool-call"] == named
+    assert RUN in events[0]["runId"]
+
+
+def test_what_was_asked_is_what_follows_the_last_answer() -> None:
+    said = [
+        {"id": "1", "role": "user", "content": "a"},
+        {"id": "2", "role": "assistant", "content": "b"},
+        {"id": "3", "role": "user", "content": "c"},
+        {"id": "4", "role": "user", "content": [{"type": "text", "text": "d"}, {"type": "image", "source": {}}]},
+    ]
+    assert asked_by(said) == [
+        {"id": "3", "role": "user", "parts": [{"type": "text", "content": "c"}]},
+        {"id": "4", "role": "user", "parts": [{"type": "text", "content": "d"}, {"type": "image", "source": {}}]},
+    ]
+
+
+def test_a_conversation_goes_on_from_what_the_client_had() -> None:
+    transcript = [{"id": one} for one in "abcd"]
+    assert continued(transcript, ["a", "b", "e"], [{"id": "e"}]) == [{"id": "a"}, {"id": "b"}, {"id": "e"}]
+    again = continued(transcript, ["a", "b", "c"], [{"id": "c", "new": 1}])
+    assert again == [{"id": "a"}, {"id": "b"}, {"id": "c", "new": 1}]

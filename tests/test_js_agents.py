@@ -1,0 +1,97 @@
+"""The chat clients of the field, under node, read runs of a served agent: the matrix of clients and what befalls them.
+
+Each client's script (tests/js-agents) runs all its cells in one process and says how each went.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from real_server import ENVIRONMENT, Server, serving
+
+pytestmark = pytest.mark.server
+
+JS = Path(__file__).parent / "js-agents"
+PATIENCE_SECONDS = 170  # more than all cells of a client may take
+
+SHARED = (
+    "whole",
+    "tool call",
+    "history",
+    "error in mid-stream",
+    "cancel",
+    "leaving stops nothing",
+    "cut after each event",
+    "ended after each event",
+    "one event per connection",
+    "late join",
+    "two readers",
+)
+AI_SDK = (
+    *SHARED,
+    "nothing to resume",
+    "resume in the same tab",
+    "text stream",
+    "bad request",
+)
+CELLS = {
+    "ai 7": ("ai-sdk.mjs", "7", AI_SDK),
+    "ai 6": ("ai-sdk.mjs", "6", AI_SDK),
+    "ai 5": ("ai-sdk.mjs", "5", AI_SDK),
+    "ag-ui": ("ag-ui.mjs", "", (*SHARED, "the same run asked for otherwise")),
+    "tanstack": (
+        "tanstack.mjs",
+        "",
+        (*SHARED, "hydrated when all is over", "as lines, cut after each event", "nothing to hydrate"),
+    ),
+}
+UPSTREAM = {
+    ("ai 5", "resume in the same tab"): "it adds a replay to what it has already: vercel/ai#18457, #18107, #14688",
+}
+
+
+def cells() -> Iterator[object]:
+    for client, (_, _, names) in CELLS.items():
+        for name in names:
+            reason = UPSTREAM.get((client, name))
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            yield pytest.param(client, name, marks=marks, id=f"{client}: {name}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving("serve", tmp_path_factory.mktemp("agents"), "tests.agents_to_read:bot") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def went() -> dict[str, dict[str, str]]:
+    """Client -> cell -> how it went; filled as clients are asked for."""
+    return {}
+
+
+def ran(node: str, server: Server, script: str, version: str) -> dict[str, str]:
+    command = [node, JS / script, server.url, version]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=ENVIRONMENT)
+    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"cell":')]
+    assert lines, f"{script} said nothing:\n{done.stderr}"
+    return {line["cell"]: line["went"] for line in lines}
+
+
+@pytest.mark.parametrize(("client", "cell"), list(cells()))
+def test_client(
+    client: str, cell: str, server: Server, went: dict[str, dict[str, str]], program: Callable[[str, str], str]
+) -> None:
+    node = program("node", "sudo apt-get install nodejs npm")
+    if not (JS / "node_modules").exists():
+        missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        missing(f"the clients are not installed. To run this test: cd {JS} && npm ci")
+    script, version, names = CELLS[client]
+    if client not in went:
+        went[client] = ran(node, server, script, version)
+        assert tuple(went[client]) == names, "the script has other cells"
+    assert went[client][cell] == "well", went[client][cell]
