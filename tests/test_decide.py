@@ -679,3 +679,17 @@ def test_a_trim_is_of_the_stream_as_it_was_found(changed, start, has_effect):
     decision = decide(head, Trim(LONG, start, 0, None), NOW)
     assert decision.changes == has_effect
     assert decision.head.start == (start if has_effect else head.start)
+
+
+# --- whose it is -----------------------------------------------------------------------------------------------------
+
+
+def test_an_append_may_say_who_makes_the_stream_from_there_on():
+    head = decide(Absent(0), Create(owner="i_1"), NOW).head
+    assert decide(head, Append(ONE), NOW).head.owner == "i_1"
+    assert decide(head, Append(ONE, owner="i_2"), NOW).head.owner == "i_2"
+    assert decide(head, Append(ONE, owner=""), NOW).head.owner is None
+    nobodys = decide(head, Append(ONE, owner=""), NOW).head
+    assert decide(nobodys, Append(ONE), NOW).head.owner is None
+    assert decide(nobodys, Append(ONE, owner="i_3"), NOW).head.owner == "i_3"
+    assert decide(head, Append(ONE, owner="i_2", close=True), NOW).head.owner is None

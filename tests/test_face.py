@@ -44,12 +44,15 @@ headwater
     async open(self)
     async read(self, name, offset=None, *, max_bytes=None)
     statistics(self)
-    writer(self, name, *, content_type='application/json', ttl=None, labels=None)
-  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None)
+    writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None)
+  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None, producer=None)
     async aclose(self, outcome='completed', *last)
     async flush(self)
+    async leave(self, *last)
+    next_epoch(self, head)
     async open(self, *first)
     async send(self, value, *, key=None)
+    async take_over(self, head, *first)
   __version__
 headwater.http
   App(streams, runs=None, *, auth=None, origins=None, delivery=None, admission=None, long_poll_seconds=30.0,
@@ -58,27 +61,32 @@ headwater.http
         framed=None, ttl=3600)
   async error_response(_, error)
   follow(streams, name, request, *, status_code=200, headers=None)
-  lifespan(streams, runs=None, subscriptions=None)
-  opened(streams, runs=None, producers=None, *, subscriptions=None, on_signals=True)
+  lifespan(streams, runs=None, subscriptions=None, *, closing=())
+  opened(streams, runs=None, producers=None, *, subscriptions=None, closing=(), on_signals=True)
 headwater.runs
   Record(id, agent, thread_id, status, created, title='', ended=None, input=None, usage=None, error=None,
-        result=None)
+        result=None, approvals=None)
   Run(runs, run_id, *, started)
-    async cancel(self)
+    async approve(self, tool_call_id, *, by='')
+    async cancel(self, *, when='now')
     async record(self)
+    async reject(self, tool_call_id, message=None, *, by='')
     response(self, request=None, *, status_code=200, headers=None)
     stream
     async wait(self)
-  Runs(streams, *agents, delivery=None)
+  Runs(streams, *agents, delivery=None, on_shutdown='resume', most_resumptions=5)
     async aclose(self)
-    async cancel(self, run_id)
+    async answer(self, run_id, answers, *, by='')
+    async cancel(self, run_id, *, when='now')
+    async claimed(self, idempotency_key, *, principal='')
     async get(self, run_id)
     async interrupt(self)
     async list(self, *, before=None, limit=50)
     async open(self)
     async record(self, run_id)
     register(self, agent, name=None)
-    async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='')
+    async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
+          cancel_when_unread=None)
     statistics(self)
 headwater.client
   Batching(linger=0.005, max_bytes=1048576, max_messages=1000, in_flight=5, buffer=8388608, patience=300.0)
@@ -87,15 +95,17 @@ headwater.client
     async append(self, path, *values, content_type='application/json', close=False, if_match=None)
     async close(self, path, outcome=None)
     async create(self, path, *values, content_type='application/json', ttl=None, expires_at=None,
-          closed=False)
+          retention=None, closed=False)
     async delete(self, path)
     follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None)
     async fork(self, source, name, offset=None, sub_offset=None, *, ttl=None, expires_at=None)
     async head(self, path)
+    async info(self, path)
     async list(self, prefix='', *, after=None, limit=100)
     producer(self, stream, *, id=None, epoch=None, claim=False, content_type='application/json',
           boundaries=False, batching=None)
     async read(self, path, offset=None)
+  ConditionIgnored(message, **detail)
   Event(data, offset, name='message')
     json(self)
   OffsetExpired(message, **detail)
@@ -114,17 +124,22 @@ headwater.client
     offset
     outcome
     over
+  Retention(seconds=None, bytes=None, messages=None)
   Retry(shortest=0.2, longest=10.0, silence=45.0, connect=10.0, sleep=…, clock=…, jitter=…)
     pause(self, failures, asked=0.0)
-  StreamInfo(name, content_type, offset, closed, outcome=None, messages=None, bytes=None, created=None,
-        appended=None, ttl=None, expires_at=None)
+  StreamInfo(name, content_type, offset, closed, outcome=None, state=None, start=None, messages=None,
+        bytes=None, readers=None, producers=None, created=None, appended=None, ttl=None, expires_at=None,
+        retention=None)
   SyncClient(base_url, *, key=None, retry=None, transport=None)
     append(self, path, *values, content_type='application/json', close=False, if_match=None)
     close(self, path, outcome=None)
-    create(self, path, *values, content_type='application/json', closed=False)
+    create(self, path, *values, content_type='application/json', ttl=None, expires_at=None, retention=None,
+          closed=False)
+    delete(self, path)
     disconnect(self)
     producer(self, stream, *, id=None, epoch=None, claim=False, content_type='application/json',
           boundaries=False, batching=None)
+    read(self, path, offset=None)
   SyncProducer(batches, post, retry)
     close(self, outcome=None)
     epoch
@@ -155,14 +170,27 @@ headwater.server
   run(config, ready=None)
   async serve(config, ready=None)
 headwater.sources
+  Answer(approved, message=None)
   JSON
+  Paused(questions, state)
+  Question(tool_call_id, tool, arguments)
+  Remembering
+  Resumable
+    async resume(self, input, at, sink)
+  Resumption(attempt, state, calls=…, messages=(), answers=…)
   RunFailed(code, message)
   Sink
+    async checkpoint(self, state, events=())
     async emit(self, event)
+    async flush(self)
+    keeps
+    on_stop(self, stop)
     usage(self, entries)
   Source
     async run(self, input, sink)
+  Stopped()
   progress(message=None, *, fraction=None, data=None)
+  tool_call_id()
 headwater.testing
   VirtualTimeLoop(*, grace=0.01, stuck_after=30.0)
     run_in_executor(self, executor, func, *args)

@@ -271,3 +271,37 @@ async def test_a_maker_that_was_taken_for_dead_finds_its_stream_closed(here, the
         await writer.flush()
     head = await here.head("a")
     assert (head.tail, head.outcome) == (0, "failed")
+
+
+async def test_a_process_whose_lease_lapsed_is_told(here, clock):
+    told = []
+    here.leases.on_lapse.append(lambda: told.append(clock.now))
+    await here.writer("a").open()
+    await here.leases._renew()
+    assert told == []
+    clock.now += TTL_SECONDS * 1000
+    await here.leases._renew()
+    assert told == [clock.now]
+
+
+async def test_what_was_abandoned_and_is_another_s_by_now_is_left_to_it(here, there):
+    writer = here.writer("a", producer="maker")
+    await writer.open("begun")
+    assert await there.writer("a", producer="maker").take_over(await there.head("a"), "gone on")
+    here.leases._abandoned["a"] = StoreUnavailable("was away")
+    assert await here.leases.finish_orphans() == 0
+    assert not (await here.head("a")).closed
+
+
+async def test_a_finisher_may_leave_a_stream_open(here, clock):
+    seen = []
+
+    async def leave(name, head, why):
+        seen.append(name)
+        return False
+
+    here.leases.finisher("run", leave)
+    await here.carry_out("a", Create(owner="i_gone", labels={"kind": "run"}))
+    assert await here.leases.finish_orphans() == 0
+    assert seen == ["a"]
+    assert not (await here.head("a")).closed

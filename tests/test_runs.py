@@ -28,7 +28,7 @@ from headwater.errors import (
     TooLarge,
 )
 from headwater.runs import Record, Run, Runs
-from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
+from headwater.runs.supervisor import STOP_SECONDS, Place, Supervised, Supervisor
 from headwater.sources import RunFailed, Sink, progress
 from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
@@ -322,11 +322,12 @@ async def test_cancel_in_mid_text_closes_what_is_open(streams: Streams) -> None:
 
 
 async def test_cancel_in_mid_tool_stops_the_tool(streams: Streams) -> None:
-    stopped = asyncio.Event()
+    asleep, stopped = asyncio.Event(), asyncio.Event()
 
     @function_tool
     async def sleep() -> str:
         """Sleeps."""
+        asleep.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -335,7 +336,7 @@ async def test_cancel_in_mid_tool_stops_the_tool(streams: Streams) -> None:
 
     async with Runs(streams, Agent(name="bot", tools=[sleep], model=scripted(calls("sleep", {})))) as runs:
         run = await runs.start("bot", "hi")
-        await seen(streams, run, "tool.started")
+        await asyncio.wait_for(asleep.wait(), 5)
         await run.cancel()
         assert (await read(run, streams))[-1]["outcome"] == {"type": "cancelled"}
         await asyncio.wait_for(stopped.wait(), 5)
@@ -344,8 +345,10 @@ async def test_cancel_in_mid_tool_stops_the_tool(streams: Streams) -> None:
 async def test_a_run_that_is_stopped_before_its_first_step_is_ended_too(streams: Streams) -> None:
     writer, started = streams.writer("runs/x"), run_started("thread", "x")
     await writer.open(encode(started))
-    source, supervisor = Bare(forever), Supervisor()
-    supervisor.start(Supervised("x", "thread", writer, [started], lambda: 0), source, "hi")
+    source, supervisor, parts = Bare(forever), Supervisor(), OpenParts()
+    parts.feed(started)
+    run = Supervised(Place("x", "thread", writer, None), parts, lambda: 0)
+    supervisor.start(run, source.run("hi", run))
     assert supervisor.stop("x")
     assert not source.begun
     async with asyncio.timeout(5):

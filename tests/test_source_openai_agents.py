@@ -21,7 +21,7 @@ from openai.types.responses.response_reasoning_item import Content, Summary
 from pydantic import BaseModel
 
 from headwater import agui
-from headwater.sources import RunFailed, progress
+from headwater.sources import Paused, Question, RunFailed, progress, tool_call_id
 from headwater.sources.openai_agents import OpenAIAgent
 from headwater.sources.openai_translation import Translation
 
@@ -42,11 +42,13 @@ class Recording:
 
     run_id = "run"
     thread_id = "thread"
+    keeps = True
 
     def __init__(self, *, when: Callable[[Event], None] = lambda event: None) -> None:
         self.events: list[Event] = []
         self.parts = agui.OpenParts()
         self.known: list[agui.TokenUsage] = []
+        self.kept: list[tuple[int, bytes]] = []
         self.result: object = None
         self.failed: RunFailed | None = None
         self._when = when
@@ -59,6 +61,17 @@ class Recording:
 
     def usage(self, entries: Sequence[agui.TokenUsage]) -> None:
         self.known = list(entries)
+
+    async def checkpoint(self, state: bytes, events: Sequence[agui.BaseEvent] = ()) -> None:
+        self.kept.append((len(self.events) + len(events), state))
+        for event in events:
+            await self.emit(event)
+
+    async def flush(self) -> None:
+        pass
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        self.stop = stop
 
     async def supervise(self, source: OpenAIAgent, given: Any) -> None:
         await self.emit(agui.run_started(self.thread_id, self.run_id))
@@ -651,13 +664,64 @@ async def test_a_responses_stream_that_ends_early_is_a_cut() -> None:
     assert run.text() == "Hello"
 
 
-async def test_a_tool_that_asks_for_approval_fails_the_run_for_want_of_one() -> None:
+async def test_a_tool_that_asks_for_approval_pauses_the_run() -> None:
     @function_tool(needs_approval=True)
-    def danger() -> str:
+    def danger(what: str) -> str:
         return "done"
 
-    run = await play(Agent(name="A", model=ScriptedModel([[function_call("danger", {}, call_id="c")]]), tools=[danger]))
-    assert failed(run) == "approval_not_supported"
+    sink, model = Recording(), ScriptedModel([[function_call("danger", {"what": "x"}, call_id="c")]])
+    with pytest.raises(Paused) as paused:
+        await sink.supervise(OpenAIAgent(Agent(name="A", model=model, tools=[danger])), "hi")
+    assert paused.value.questions == [Question("c", "danger", '{"what":"x"}')]
+    assert sink.of("TOOL_CALL_RESULT") == []
+    assert sink.custom(agui.TOOL_STARTED) == []
+
+
+async def test_no_tool_begins_before_the_response_that_calls_it_is_kept() -> None:
+    order: list[str] = []
+
+    class Slow(Recording):
+        async def checkpoint(self, state: bytes, events: Sequence[agui.BaseEvent] = ()) -> None:
+            await asyncio.sleep(0.01)
+            await super().checkpoint(state, events)
+            order.append("kept")
+
+        async def flush(self) -> None:
+            order.append(self.order()[-1])
+
+    @function_tool
+    async def ping() -> str:
+        order.append(f"ran {tool_call_id()}")
+        return "pong"
+
+    sink = Slow()
+    await play(Agent(name="A", model=chat(calls(("c1", "ping", [])), says("done")), tools=[ping]), sink=sink)
+    assert order == ["kept", "tool.started", "ran c1", "kept"]
+    assert [sink.events[at - 1]["type"] for at, _ in sink.kept] == ["TOOL_CALL_END", "TOOL_CALL_RESULT"]
+    assert tool_call_id() is None
+
+
+async def test_nothing_is_kept_that_would_pass_by_an_input_guardrail() -> None:
+    said = asyncio.Event()
+
+    @agents.input_guardrail
+    async def slow(ctx: Any, agent: Any, given: Any) -> agents.GuardrailFunctionOutput:
+        await said.wait()
+        return agents.GuardrailFunctionOutput(None, tripwire_triggered=False)
+
+    @function_tool
+    def ping() -> str:
+        return "pong"
+
+    def watch(event: Event) -> None:
+        if event["type"] == "TEXT_MESSAGE_CONTENT":
+            said.set()
+
+    sink = Recording(when=watch)
+    model = chat(calls(("c1", "ping", [])), says("done"))
+    await play(Agent(name="A", model=model, tools=[ping], input_guardrails=[slow]), sink=sink)
+    (kept,) = [json.loads(state) for _, state in sink.kept]
+    assert kept["state"] is None, "gone on with from there, the guardrail is asked"
 
 
 async def test_a_run_that_something_inside_it_cancels_does_not_count_as_done() -> None:
@@ -794,7 +858,7 @@ async def test_cancelling_does_not_wait_for_a_thread_and_its_late_progress_is_ig
 
 
 async def test_a_tool_that_does_not_stop_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headwater.sources.openai_agents._STOP_SECONDS", 0.01)
+    monkeypatch.setattr("headwater.sources.openai_run._STOP_SECONDS", 0.01)
     release, started = asyncio.Event(), asyncio.Event()
 
     @function_tool

@@ -6,7 +6,7 @@ import pytest
 
 from headwater import writer as writer_module
 from headwater.decide import Create
-from headwater.errors import Interrupted, StoreUnavailable, StreamClosed, StreamExists, TooLarge
+from headwater.errors import Interrupted, ProducerFenced, StoreUnavailable, StreamClosed, StreamExists, TooLarge
 from headwater.model import Config
 from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
@@ -388,3 +388,75 @@ async def test_a_stream_that_another_process_writes_is_not_taken_over(streams):
         await streams.writer("a").open()
     await streams.create("b")
     assert await streams.writer("b").open() is False, "one that nobody writes is gone on with"
+
+
+# --- another that goes on --------------------------------------------------------------------------------------------
+
+
+async def test_whoever_takes_a_stream_over_fences_off_the_one_before(slow, streams):
+    async with Streams(slow) as there:
+        first, second = streams.writer("a", producer="maker"), there.writer("a", producer="maker")
+        await first.open("begun")
+        await first.send("said")
+        await first.flush()
+        assert await second.take_over(await there.head("a"), "gone on")
+        assert (await there.head("a")).owner == there.leases.owner
+        await second.send("and on")
+        await second.flush()
+        await first.send("late")
+        with pytest.raises(ProducerFenced):
+            await first.flush()
+        with pytest.raises(ProducerFenced):
+            await first.aclose()
+        assert second.position == 4
+        await second.aclose()
+        assert await ending_of(there) == ([b'"begun"', b'"said"', b'"gone on"', b'"and on"'], "completed")
+
+
+async def test_a_maker_that_has_said_nothing_yet_is_fenced_off_too(slow, streams):
+    async with Streams(slow) as there:
+        first, second = streams.writer("a", producer="maker"), there.writer("a", producer="maker")
+        await first.open("begun")
+        assert await second.take_over(await there.head("a"), "gone on")
+        with pytest.raises(ProducerFenced):
+            await first.aclose("completed", "late")
+        assert streams.leases._abandoned == {}, "it is not this process's to end"
+        await second.aclose()
+
+
+async def test_of_several_that_take_a_stream_over_one_does(slow, streams):
+    await streams.writer("a", producer="maker").open("begun")
+    head = await streams.head("a")
+    async with Streams(slow) as there:
+        writers = [of.writer("a", producer="maker") for of in (streams, there, streams, there)]
+        took = await asyncio.gather(*(writer.take_over(head, number) for number, writer in enumerate(writers)))
+        assert sorted(took) == [False, False, False, True]
+        await writers[took.index(True)].aclose()
+        assert await ending_of(there) == ([b'"begun"', b"%d" % took.index(True)], "completed")
+        with pytest.raises(StreamClosed):
+            await writers[0].take_over(await there.head("a"), "too late")
+
+
+async def test_a_stream_that_has_gone_on_since_is_not_taken_over(streams):
+    writer = streams.writer("a", producer="maker")
+    await writer.open("begun")
+    head = await streams.head("a")
+    await writer.send("more")
+    await writer.flush()
+    assert not await streams.writer("a", producer="maker").take_over(head, "over")
+    await writer.aclose()
+
+
+async def test_a_writer_that_leaves_ends_nothing(streams):
+    mine, nobodys = streams.writer("mine"), streams.writer("nobody's")
+    for writer in (mine, nobodys):
+        await writer.open()
+        await writer.send("said")
+    await mine.leave()
+    await nobodys.leave("last")
+    heads = [await streams.head(name) for name in ("mine", "nobody's")]
+    assert [(head.closed, head.owner, head.tail) for head in heads] == [
+        (False, streams.leases.owner, 1), (False, None, 2)
+    ]  # fmt: skip
+    with pytest.raises(StreamClosed, match="left"):
+        await mine.send("more")

@@ -42,9 +42,12 @@ except ImportError as error:
     raise MissingExtra("agents", "ag-ui-protocol") from error
 
 __all__ = [
+    "APPROVAL_DECIDED",
+    "APPROVAL_REQUESTED",
     "HANDOFF",
     "PROTOCOL_VERSION",
     "REFUSED",
+    "RESUMED",
     "RETRACTED",
     "TERMINAL",
     "TOOL_PROGRESS",
@@ -78,6 +81,14 @@ REFUSED: Final = "message.refused"
 """{messageId}: the text of this message is the model's refusal."""
 RETRACTED: Final = "message.retracted"
 """{messageId, reason}: a reader should take back this message, which it may have shown."""
+RESUMED: Final = "run.resumed"
+"""{attempt, from, inDoubt, notRun}: the process that made the run is gone, and another goes on. `from` is "checkpoint"
+or "input"; `inDoubt` are the ids of tool calls that had begun, and whose end was not kept: those run again, under the
+same id; `notRun` are those of calls that had not begun, and which the model has to make again."""
+APPROVAL_REQUESTED: Final = "approval.requested"
+"""{toolCallId, toolName, arguments}: the run waits until somebody says whether this tool may run."""
+APPROVAL_DECIDED: Final = "approval.decided"
+"""{toolCallId, approved, message?, by?}: somebody did."""
 
 TERMINAL: Final = frozenset({"RUN_FINISHED", "RUN_ERROR"})
 Status: TypeAlias = Literal["completed", "cancelled", "failed"]

@@ -106,6 +106,8 @@ class Append(msgspec.Struct, frozen=True):
     """Where the stream has to end for this append to be carried out."""
     foreign: bool = False
     """Asked for by a client: refused for a stream of a `kind`, which the layer that made it writes alone."""
+    owner: str | None = None
+    """Who makes the stream from here on, as `headwater.leases` names processes; "": nobody, until somebody takes it."""
 
 
 class Trim(msgspec.Struct, frozen=True):
@@ -287,11 +289,17 @@ def _append(head: Head, request: Append, now: int) -> Decision:
         closed=request.close,
         closed_by=_tuple(request.stamp) if request.close else None,
         outcome=request.outcome if request.close else None,
-        owner=None if request.close else head.owner,
+        owner=_owner(head, request),
         appended=now,
         touched=max(now, head.touched),  # a clock that is set back must not end the stream early
     )
     return Decision(changed, messages, "appended")
+
+
+def _owner(head: Head, request: Append) -> str | None:
+    if request.close:
+        return None
+    return head.owner if request.owner is None else request.owner or None
 
 
 def _ends_at(head: Head, offset: Offset) -> bool:

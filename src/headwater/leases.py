@@ -35,7 +35,8 @@ TTL_SECONDS: Final = 15
 
 RENEW_SECONDS: Final = 5.0
 
-Finisher = Callable[[str, Head, HeadwaterError], Awaitable[None]]
+Finisher = Callable[[str, Head, HeadwaterError], Awaitable[bool | None]]
+"""Given a stream's name, its head and why it is an orphan; False: it was not ended, but left alone or gone on with."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -62,6 +63,8 @@ class Leases:
         self.owner = f"i_{secrets.token_hex(8)}"
         self._commits = commits
         self._finishers: dict[str, Finisher] = {"": self._close}
+        self.on_lapse: list[Callable[[], None]] = []
+        """Called when our lease had lapsed: others may have taken our streams by now. Must not raise."""
         self._abandoned: dict[str, HeadwaterError] = {}
         self._look = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,7 +74,7 @@ class Leases:
         return f"<Leases of {self.owner} [{'holding' if self._holding else 'idle'}]>"
 
     def finisher(self, kind: str, finish: Finisher) -> None:
-        """End orphaned streams labelled with this `kind` by `finish(name, head, why)`."""
+        """See to orphaned streams labelled with this `kind` by `finish(name, head, why)`."""
         self._finishers[kind] = finish
 
     def abandon(self, name: str, why: HeadwaterError) -> None:
@@ -112,8 +115,8 @@ class Leases:
         finished = 0
         before = set(self._abandoned)
         owned = await self._commits.store.owned()
-        for name in before - {name for name, _ in owned}:
-            self._abandoned.pop(name, None)  # it has ended meanwhile
+        for name in before - {name for name, head in owned if head.owner == self.owner}:
+            self._abandoned.pop(name, None)  # it has ended meanwhile, or somebody else goes on with it
         for name, head in owned:
             owner = head.owner or ""
             if owner not in dead:
@@ -126,7 +129,8 @@ class Leases:
 
     async def _finished(self, name: str, head: Head, finish: Finisher, why: HeadwaterError) -> bool:
         try:
-            await finish(name, head, why)
+            if await finish(name, head, why) is False:
+                return False
         except (StreamClosed, StreamNotFound):
             return False  # somebody else was quicker
         except HeadwaterError as error:
@@ -172,8 +176,10 @@ class Leases:
         try:
             self._commits.touch(PREFIX + self.owner, await self._commits.head(PREFIX + self.owner))
         except StreamNotFound:
-            # We were asleep for longer than the lease; what we made may be closed by now. Go on with a new one.
+            # We were asleep for longer than the lease; what we made may be another's by now. Go on with a new one.
             await self._take()
+            for tell in self.on_lapse:
+                tell()
 
     async def _take(self) -> None:
         place = Item(msgspec.json.encode(await asyncio.to_thread(Place.here)))

@@ -220,9 +220,15 @@ class Streams:
         content_type: str = "application/json",
         ttl: int | None = None,
         labels: dict[str, str] | None = None,
+        producer: str | None = None,
     ) -> Writer:
-        """`async with` it: makes the stream, takes `send`s, ends the stream by how the block ends. See `Writer`."""
-        return Writer(self._commits, self.leases, name, content_type=content_type, ttl=ttl, labels=labels)
+        """`async with` it: makes the stream, takes `send`s, ends the stream by how the block ends. See `Writer`.
+
+        `producer`: as whom it appends, for streams that another process may take over (`Writer.take_over`).
+        """
+        return Writer(
+            self._commits, self.leases, name, content_type=content_type, ttl=ttl, labels=labels, producer=producer
+        )
 
     def _item(self, value: Any, key: str | None, *, as_json: bool) -> Item:
         item = Item(to_json(value) if as_json and isinstance(value, str) else to_bytes(value), key)

@@ -5,7 +5,8 @@
 
 Sends are joined: what arrives while a commit is on its way goes into the next one, so a producer of many small things
 is as fast as the store, and a lone one waits for nothing. The stream closes as completed, failed or cancelled by how
-the block ends; if the process dies, others close it as failed (`headwater.leases`).
+the block ends; if the process dies, others close it as failed (`headwater.leases`), or one of them takes it over and
+goes on: from then on, whoever made it before can append nothing, though it was only asleep.
 
 Knows commits and leases. Invariants: messages keep the order of their sends; a commit that is repeated because its
 answer was lost counts once (the writer is an idempotent producer); what waits is bounded (G9).
@@ -15,15 +16,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from headwater.commits import Commits, checked_name
 from headwater.decide import Append, Create, Item, Stamp
-from headwater.errors import HeadwaterError, Interrupted, StreamClosed, StreamExists, StreamNotFound, TooLarge
+from headwater.errors import (
+    HeadwaterError,
+    Interrupted,
+    OffsetMismatch,
+    ProducerFenced,
+    StreamClosed,
+    StreamExists,
+    StreamNotFound,
+    TooLarge,
+)
 from headwater.leases import Leases
-from headwater.model import Config, Offset
+from headwater.model import Config, Head, Offset
 from headwater.wire.values import to_bytes, to_json
 
 MOST_WAITING: Final = 1024 * 1024
@@ -31,6 +41,11 @@ MOST_WAITING: Final = 1024 * 1024
 
 PATIENCE_SECONDS: Final = 30.0
 """How long a store that says "try again" is tried again."""
+
+MOST_TRIES: Final = 100
+"""To write a stream as it was read, before giving up: each failure means that somebody else succeeded."""
+
+T = TypeVar("T")
 
 
 class Writer:
@@ -45,13 +60,15 @@ class Writer:
         content_type: str = "application/json",
         ttl: int | None = None,
         labels: dict[str, str] | None = None,
+        producer: str | None = None,
     ) -> None:
+        """`producer`: the same one for all who may take this stream over; left out, it is one that nobody else has."""
         self.name = checked_name(name)
         self.content_type = content_type
         self._commits, self._leases = commits, leases
         self._config, self._labels = Config(content_type, ttl), labels or {}
-        self._producer = f"w_{secrets.token_hex(8)}"
-        self._seq = 0
+        self._producer = producer or f"w_{secrets.token_hex(8)}"
+        self._epoch = self._seq = 0
         self._waiting: list[Item] = []
         self._size = 0
         self._room = asyncio.Event()
@@ -61,6 +78,8 @@ class Writer:
         self._ending: asyncio.Task[None] | None = None
         self.offset: Offset | None = None
         """Where the stream ends, as far as it is committed."""
+        self.position = 0
+        """Where it will end when all that was sent is committed."""
 
     def __repr__(self) -> str:
         return f"<Writer of {self.name!r} [{len(self._waiting)} waiting, {self._seq} commits]>"
@@ -73,8 +92,46 @@ class Writer:
         decision = await self._commits.carry_out(self.name, create)
         if decision.what == "exists" and decision.head.owner not in (None, owner):
             raise StreamExists("another process is writing this stream, or died doing so; choose another name")
-        self.offset = decision.head.offset
+        self._at(decision.head.offset)
         return decision.what == "created"
+
+    async def take_over(self, head: Head, *first: Any) -> bool:
+        """Go on with a stream that somebody else made, or nobody does, from where `head` says that it ends.
+
+        `first` is appended in the same step, one message at least. Of several that try, one succeeds; whoever made the
+        stream before can append nothing from then on. False: somebody was quicker, or the stream has gone on since.
+        Raises StreamClosed.
+        """
+        owner = await self._leases.hold()
+        self._epoch, self._seq = self.next_epoch(head), 1
+        stamp = Stamp(self._producer, self._epoch, 0)
+        items = [self._item(value, None) for value in first]
+        request = Append(items, stamp=stamp, expected=head.offset, owner=owner)
+        try:
+            decision = await self._commits.carry_out(self.name, request)
+        except (OffsetMismatch, ProducerFenced):
+            return False
+        self._at(decision.head.offset)
+        return decision.what == "appended"
+
+    def next_epoch(self, head: Head) -> int:
+        """Under which whoever takes the stream over appends."""
+        known = head.producers.get(self._producer)
+        return known.epoch + 1 if known else 1
+
+    async def leave(self, *last: Any) -> None:
+        """Commit what waits, and write no more; the stream stays open.
+
+        With `last` it is nobody's from then on; without, it stays this process's, and is an orphan when that is gone.
+        """
+        items = [self._item(value, None) for value in last]
+        await self.flush()
+        self._error = StreamClosed("this writer has left its stream")
+        if items:
+            await self._append(items, owner="")
+
+    def _at(self, offset: Offset) -> None:
+        self.offset, self.position = offset, offset.position
 
     async def send(self, value: Any, *, key: str | None = None) -> None:
         """Take one message on. Returns when it is accepted, in order; `flush` says when it is durable.
@@ -88,6 +145,7 @@ class Writer:
             await self._room.wait()
             self._check_open()
         self._waiting.append(item)
+        self.position += 1
         self._size += len(item.data)
         if self._size > MOST_WAITING:
             self._room.clear()
@@ -116,8 +174,8 @@ class Writer:
             items = [self._item(value, None) for value in last]
             await self.flush()
             await self._append(items, close=True, outcome=outcome)
-        except (StreamClosed, StreamNotFound):
-            raise  # by somebody else
+        except (StreamClosed, StreamNotFound, ProducerFenced):
+            raise  # by somebody else, or somebody else goes on with it
         except BaseException as error:
             self._leases.abandon(self.name, _told(error))
             raise
@@ -171,21 +229,27 @@ class Writer:
         finally:
             self._flushing = None
 
-    async def _append(self, items: list[Item], *, close: bool = False, outcome: str | None = None) -> None:
-        stamp = Stamp(self._producer, 0, self._seq)
-        request = Append(items, None, stamp, None, close, outcome)
-        loop = asyncio.get_running_loop()
-        give_up, pause = loop.time() + PATIENCE_SECONDS, 0.05
-        while True:
-            try:
-                self.offset = (await self._commits.carry_out(self.name, request)).head.offset
-                self._seq += 1
-                return
-            except HeadwaterError as error:
-                if not error.retry or loop.time() > give_up:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+    async def _append(
+        self, items: list[Item], *, close: bool = False, outcome: str | None = None, owner: str | None = None
+    ) -> None:
+        stamp = Stamp(self._producer, self._epoch, self._seq)
+        request = Append(items, None, stamp, None, close, outcome, owner=owner)
+        self.offset = (await patiently(lambda: self._commits.carry_out(self.name, request))).head.offset
+        self._seq += 1
+
+
+async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` gives, tried again for as long as the store says "try again" and there is patience."""
+    loop = asyncio.get_running_loop()
+    give_up, pause = loop.time() + PATIENCE_SECONDS, 0.05
+    while True:
+        try:
+            return await attempt()
+        except HeadwaterError as error:
+            if not error.retry or loop.time() > give_up:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 2.0)
 
 
 def _told(error: BaseException) -> HeadwaterError:

@@ -21,7 +21,7 @@ from headwater.following import Following
 from headwater.http.admission import Admission
 from headwater.http.auth import Auth, OpenDoor
 from headwater.http.exchange import Exchange
-from headwater.http.lifespan import run_lifespan
+from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
 from headwater.http.socket import SocketResource
@@ -59,7 +59,8 @@ class App:
         pages: Mapping[str, Page] | None = None,
         subscriptions: Subscriptions | None = None,
     ) -> None:
-        """`runs`: serve `/v1/runs` too; `pages`: answers for further exact paths, made by the caller."""
+        """`runs`: serve `/v1/runs` too; `pages`: answers for further paths, made by the caller: exact ones, and what is
+        below one that ends with a slash. One that has `aclose` is closed where the application is served alone."""
         self.streams, self.runs, self.subscriptions = streams, runs, subscriptions
         self.delivery = delivery or (runs.delivery if runs is not None else Delivery(streams))
         self._auth, self._origins = auth or OpenDoor(), origins or Origins()
@@ -71,13 +72,16 @@ class App:
         self._agents = _agents(runs) if runs is not None else None
         self._openai = _openai(runs) if runs is not None else None
         self._pages = dict(pages or {})
+        self._below = {path: page for path, page in self._pages.items() if path.endswith("/")}
+        held: list[object] = [*self._pages.values()]
+        self._closing = [page for page in held if isinstance(page, Closing)]
 
     def __repr__(self) -> str:
         return f"<App {self.streams!r} {self.runs!r}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await run_lifespan(receive, send, self.streams, self.runs, self.subscriptions)
+            await run_lifespan(receive, send, self.streams, self.runs, self.subscriptions, self._closing)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
@@ -140,7 +144,8 @@ class App:
             return await self._run(exchange, self._runs, path.split("/")[3:])
         if path.startswith("/agents/") and self._agents is not None:
             return await self._agents.answer(exchange, path.removeprefix("/agents/"))
-        raise NotFound("there is nothing at this path")
+        page = next((page for above, page in self._below.items() if path.startswith(above)), _nowhere)
+        return await page(exchange)
 
     async def _run(self, exchange: Exchange, runs: RunResource, rest: list[str]) -> Response:
         match rest:
@@ -152,11 +157,17 @@ class App:
                 return await runs.events(exchange, run_id)
             case [run_id, "cancel"]:
                 return await runs.cancel(exchange, run_id)
+            case [run_id, "approvals"]:
+                return await runs.approvals(exchange, run_id)
         raise NotFound("there is nothing at this path")
 
     @property
     def _ready(self) -> bool:
         return self.streams.is_open and not self.streams.draining
+
+
+async def _nowhere(_: Exchange) -> Response:
+    raise NotFound("there is nothing at this path")
 
 
 def _resource(runs: Runs) -> RunResource:

@@ -6,12 +6,12 @@ loopback only. With one (`--auth keys.toml`) each request carries `Authorization
     [[key]]
     name = "front end"                  # the principal, shown in logs
     sha256 = "9f86d081…"                # of the key; or `secret = "…"` where the file itself is kept secret
-    actions = ["read"]                  # create append close read delete list start cancel subscribe; left out: all
-    streams = ["chat/*", "runs/*"]      # shell patterns of stream names; left out: all
+    actions = ["read"]                  # create append close read delete list start cancel approve subscribe
+    streams = ["chat/*", "runs/*"]      # shell patterns of stream names; either left out: all
 
-To start an agent takes `start` for `runs/<its name>`, to list takes `list` for the prefix that is asked for. To
-subscribe takes `subscribe` and `read` for all that a subscription's pattern can ever mean, and `append` for its wake
-stream.
+To start an agent takes `start` for `runs/<its name>`, to answer what a run asks `approve` for its stream, to list takes
+`list` for the prefix that is asked for. To subscribe takes `subscribe` and `read` for all that a subscription's pattern
+can ever mean, and `append` for its wake stream.
 
 Knows the errors. No secret ever gets into a message or a repr.
 """
@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 from headwater.errors import BadRequest, Forbidden, Unauthorized
 from headwater.subscriptions.globs import covered, shapes
 
-Action = Literal["create", "append", "close", "read", "delete", "list", "start", "cancel", "subscribe"]
+Action = Literal["create", "append", "close", "read", "delete", "list", "start", "cancel", "approve", "subscribe"]
 ACTIONS: Final[frozenset[str]] = frozenset(get_args(Action))
 
 

@@ -13,10 +13,10 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from headwater.delivery import Cut, Receive, Send
 from headwater.http.producers import Producers
@@ -28,6 +28,14 @@ if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.runs import Runs
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """Something that ends what it is making."""
+
+    async def aclose(self) -> None:
+        """Ends it; its streams say so when this returns."""
+
+
 @asynccontextmanager
 async def opened(
     streams: Streams,
@@ -35,9 +43,10 @@ async def opened(
     producers: Producers | None = None,
     *,
     subscriptions: Subscriptions | None = None,
+    closing: Sequence[Closing] = (),
     on_signals: bool = True,
 ) -> AsyncIterator[Streams]:
-    """Open what is not open, drain on signals, and close again what was opened here."""
+    """Open what is not open, drain on signals, and close again what was opened here, and `closing` in any case."""
     mine = not streams.is_open
     if mine:
         await streams.open()
@@ -50,6 +59,8 @@ async def opened(
             yield streams
     finally:
         await drain(streams, runs, producers)
+        for one in closing:
+            await one.aclose()
         if subscriptions is not None:
             await subscriptions.aclose()
         if runs is not None:
@@ -59,10 +70,15 @@ async def opened(
 
 
 def lifespan(
-    streams: Streams | str, runs: Runs | None = None, subscriptions: Subscriptions | None = None
+    streams: Streams | str,
+    runs: Runs | None = None,
+    subscriptions: Subscriptions | None = None,
+    *,
+    closing: Sequence[Closing] = (),
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """`FastAPI(lifespan=lifespan("sqlite:///app.db"))`: streams for StreamResponse, opened and drained in time.
 
+    `closing`: what writes streams of its own (a Proxy), to be closed before them.
     To use the same streams in endpoints, make a Streams and give it here.
     """
     kept = Streams(streams) if isinstance(streams, str) else streams
@@ -70,18 +86,23 @@ def lifespan(
     @asynccontextmanager
     async def run(_: Any) -> AsyncIterator[dict[str, Any]]:
         producers = Producers(kept)
-        async with opened(kept, runs, producers, subscriptions=subscriptions):
+        async with opened(kept, runs, producers, subscriptions=subscriptions, closing=closing):
             yield {STATE: producers}
 
     return run
 
 
 async def run_lifespan(
-    receive: Receive, send: Send, streams: Streams, runs: Runs | None, subscriptions: Subscriptions | None = None
+    receive: Receive,
+    send: Send,
+    streams: Streams,
+    runs: Runs | None,
+    subscriptions: Subscriptions | None = None,
+    closing: Sequence[Closing] = (),
 ) -> None:
     """The ASGI lifespan protocol, for an application that is served alone."""
     await receive()
-    running = opened(streams, runs, subscriptions=subscriptions)
+    running = opened(streams, runs, subscriptions=subscriptions, closing=closing)
     try:
         await running.__aenter__()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`/v1/runs`: start, list, look up, follow, cancel.
+"""`/v1/runs`: start, list, look up, follow, answer, cancel.
 
 Knows Runs and the wire form of its records. A retried POST attaches by Idempotency-Key; POST answers JSON, or the run's
 events at once where the client accepts those.
@@ -14,9 +14,23 @@ from headwater.formats import accepted
 from headwater.http.exchange import Exchange
 from headwater.runs import Record, Run, Runs
 from headwater.runs.record import stream_of
+from headwater.runs.runs import When
+from headwater.sources import Answer
 
 MOST_LISTED = 200
 KEY_CHARACTERS = 255
+BODY_BYTES = 64 * 1024
+"""Of an answer, or a cancellation."""
+
+
+APPROVAL = (
+    'answer {"tool_call_id": "…", "approve": true}, or false with a "message" for the model; '
+    'several at once as {"approvals": […]}'
+)
+
+
+class _Cancel(msgspec.Struct, forbid_unknown_fields=True):
+    when: When = "now"
 
 
 class RunResource:
@@ -53,15 +67,25 @@ class RunResource:
         if exchange.method != "POST":
             return _not_allowed("POST")
         exchange.authorize("cancel", stream_of(run_id))
-        record = await self._runs.cancel(run_id)
+        record = await self._runs.cancel(run_id, when=_when(await exchange.body(BODY_BYTES)))
         return _json(record, 202 if record.status == "running" else 200)
+
+    async def approvals(self, exchange: Exchange, run_id: str) -> Response:
+        """`/v1/runs/{id}/approvals`"""
+        if exchange.method != "POST":
+            return _not_allowed("POST")
+        exchange.authorize("approve", stream_of(run_id))
+        by = "" if exchange.auth.open_to_all else exchange.principal.name
+        answers = _answers(await exchange.json(BODY_BYTES))
+        return _json(await self._runs.answer(run_id, answers, by=by), 202)
 
     async def _start(self, exchange: Exchange) -> Response:
         principal = exchange.principal.name  # before a body is taken in
         asked = await exchange.json(self._runs.streams.limits.message_bytes)
-        unknown = asked.keys() - {"agent", "input", "thread_id"}
+        unknown = asked.keys() - {"agent", "input", "thread_id", "cancel_when_unread"}
         if unknown:
-            raise BadRequest(f"{min(unknown)[:100]!r} is not known; a run takes agent, input and thread_id")
+            known = "agent, input, thread_id and cancel_when_unread"
+            raise BadRequest(f"{min(unknown)[:100]!r} is not known; a run takes {known}")
         agent, thread = asked.get("agent"), asked.get("thread_id")
         if not isinstance(agent, str):
             raise BadRequest('name the agent: {"agent": "…", "input": "…"}')
@@ -69,11 +93,19 @@ class RunResource:
             raise BadRequest("input is a text or a list of messages (objects), and not empty")
         if thread is not None and (not isinstance(thread, str) or not 1 <= len(thread) <= KEY_CHARACTERS):
             raise BadRequest(f"thread_id is a text of 1 to {KEY_CHARACTERS} characters")
+        unread = _seconds(asked.get("cancel_when_unread"))
         key = exchange.headers.get("idempotency-key")
         if key is not None and not 1 <= len(key) <= KEY_CHARACTERS:
             raise BadRequest(f"Idempotency-Key has 1 to {KEY_CHARACTERS} characters")
         exchange.authorize("start", f"runs/{agent}")
-        run = await self._runs.start(agent, asked["input"], thread_id=thread, idempotency_key=key, principal=principal)
+        run = await self._runs.start(
+            agent,
+            asked["input"],
+            thread_id=thread,
+            idempotency_key=key,
+            principal=principal,
+            cancel_when_unread=unread,
+        )
         status = 201 if run.started else 200
         headers = {"location": _address(exchange, run), "x-run-id": run.id}
         if accepted(exchange.headers.get("accept", "")) is not None:
@@ -87,6 +119,41 @@ class RunResource:
         visible = [record for record in records if exchange.allows("read", stream_of(record.id))]
         body = {"runs": [msgspec.to_builtins(record) for record in visible], "next": next_}
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
+
+
+def _seconds(given: object) -> float | None:
+    """Raises BadRequest."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 1 <= given <= 86_400:
+        raise BadRequest("cancel_when_unread is a number of seconds, from 1 to 86400")
+    return float(given)
+
+
+def _when(body: bytes) -> When:
+    """Raises BadRequest."""
+    try:
+        return msgspec.json.decode(body, type=_Cancel).when if body else "now"
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest('say when: {"when": "now"} or {"when": "after_turn"}; without a body it is now') from error
+
+
+def _answers(asked: dict[str, object]) -> dict[str, Answer]:
+    """One answer, or several as {"approvals": […]}. Raises BadRequest."""
+    several = asked.get("approvals", [asked])
+    if not isinstance(several, list) or ("approvals" in asked and len(asked) > 1):
+        raise BadRequest(APPROVAL)
+    answers: dict[str, Answer] = {}
+    for one in several:
+        if not isinstance(one, dict) or one.keys() - {"tool_call_id", "approve", "message"}:
+            raise BadRequest(APPROVAL)
+        id_, approve, message = one.get("tool_call_id"), one.get("approve"), one.get("message")
+        if not isinstance(id_, str) or not isinstance(approve, bool) or not isinstance(message, str | None):
+            raise BadRequest(APPROVAL)
+        if id_ in answers:
+            raise BadRequest(f"tool call {id_!r} is answered twice")
+        answers[id_] = Answer(approve, message)
+    return answers
 
 
 def _is_input(given: object) -> bool:

@@ -15,6 +15,7 @@ from headwater.agui import decode
 from headwater.decide import KIND as LABEL
 from headwater.errors import OffsetGone, RunNotFound, StreamNotFound
 from headwater.model import Head, Offset
+from headwater.runs.history import History
 from headwater.streams import Streams
 
 PREFIX: Final = "runs/"
@@ -24,9 +25,15 @@ KIND: Final = "run"
 INPUT: Final = "run.input"
 """Name of the CUSTOM event, second in every run, whose value is the input as it was given."""
 
+RESUMES: Final = "resumes"
+"""The label of runs that another process can go on with, if it has the agent."""
+
+UNREAD: Final = "unread"
+"""The label of runs that are cancelled when nobody reads them; its value is for how many seconds."""
+
 TITLE_CHARACTERS: Final = 80
 
-Status = Literal["running", "completed", "failed", "cancelled"]
+Status = Literal["running", "waiting", "completed", "failed", "cancelled"]
 _STATUS: Final[dict[str, Status]] = {"completed": "completed", "cancelled": "cancelled"}
 
 
@@ -45,6 +52,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: list[dict[str, Any]] | None = None
     error: dict[str, str] | None = None
     result: Any = None
+    approvals: list[dict[str, Any]] | None = None
+    """While it waits: what it asks, as its events say it (toolCallId, toolName, arguments)."""
 
 
 def new_id(now: int) -> str:
@@ -75,11 +84,17 @@ def record_of(run_id: str, head: Head) -> Record:
         id=run_id,
         agent=labels.get("agent", ""),
         thread_id=labels.get("thread", ""),
-        status=_STATUS.get(head.outcome or "", "failed") if head.closed else "running",
+        status=_status(head),
         created=head.created,
         title=labels.get("title", ""),
         ended=head.appended if head.closed else None,
     )
+
+
+def _status(head: Head) -> Status:
+    if head.closed:
+        return _STATUS.get(head.outcome or "", "failed")
+    return "waiting" if head.owner is None else "running"
 
 
 async def read_head(streams: Streams, run_id: str) -> Head:
@@ -102,6 +117,9 @@ async def read_record(streams: Streams, run_id: str) -> Record:
         changes["input"] = given.get("value")
     if head.closed and (last := await _event(streams, run_id, head, head.tail - 1)):
         changes |= _ending(last)
+    if not head.closed and head.owner is None:
+        history = await History.read(streams, stream_of(run_id))
+        changes["approvals"] = [history.asked[id_] for id_ in history.open_questions]
     return msgspec.structs.replace(record_of(run_id, head), **changes)
 
 

@@ -1,4 +1,4 @@
-"""Runs: start (once, whatever is retried), look up, follow, cancel from anywhere, and end what a dead process left.
+"""Runs: start (once, whatever is retried), look up, follow, answer, cancel from anywhere, go on with what others left.
 
 Knows streams, sources and the supervisor; no HTTP but the response that an endpoint returns. A run's stream is
 `runs/{id}`: RUN_STARTED, its input, its events, one terminal event, closed.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 from starlette.datastructures import Headers, QueryParams
 
-from headwater.agui import CustomEvent, OpenParts, decode, encode, run_error, run_started, stamped
-from headwater.decide import Append, Create, Item
+from headwater.agui import CustomEvent, OpenParts, encode, run_started, stamped
+from headwater.decide import Create, Item
 from headwater.delivery import Delivery
 from headwater.errors import (
     AgentNotFound,
@@ -36,9 +36,12 @@ from headwater.formats.lines import Lines
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
 from headwater.model import Config, Head
+from headwater.runs.checkpoints import Keeper, drop
 from headwater.runs.record import (
     INPUT,
     KIND,
+    RESUMES,
+    UNREAD,
     Record,
     list_records,
     new_id,
@@ -48,8 +51,10 @@ from headwater.runs.record import (
     stream_of,
     title_of,
 )
+from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
-from headwater.sources import Source
+from headwater.sources import Answer, Resumable, Source
+from headwater.sources.recognised import source_of
 from headwater.streams import Streams
 
 KEY_TTL_SECONDS: Final = 24 * 3600
@@ -57,7 +62,16 @@ KEY_TTL_SECONDS: Final = 24 * 3600
 
 CONTROL_TTL_SECONDS: Final = 3600
 
+When = Literal["now", "after_turn"]
+
 _JSON: Final = "application/json"
+
+
+class _Asked(NamedTuple):
+    """What a run is started with."""
+
+    input: Any
+    note: CustomEvent | None
 
 
 class Run:
@@ -81,9 +95,17 @@ class Run:
         """What is known of it now."""
         return await self._runs.record(self.id)
 
-    async def cancel(self) -> None:
+    async def cancel(self, *, when: When = "now") -> None:
         """Stop it, wherever it is made; its stream then ends as cancelled. Finished runs stay as they are."""
-        await self._runs.cancel(self.id)
+        await self._runs.cancel(self.id, when=when)
+
+    async def approve(self, tool_call_id: str, *, by: str = "") -> None:
+        """Let a tool run that the run waits for. See `Runs.answer`."""
+        await self._runs.answer(self.id, {tool_call_id: Answer(approved=True)}, by=by)
+
+    async def reject(self, tool_call_id: str, message: str | None = None, *, by: str = "") -> None:
+        """Do not let it run; `message` is for the model. See `Runs.answer`."""
+        await self._runs.answer(self.id, {tool_call_id: Answer(approved=False, message=message)}, by=by)
 
     async def wait(self) -> Record:
         """Until it has ended, however it ends."""
@@ -106,14 +128,31 @@ class Run:
 class Runs:
     """The runs of one Streams, and the agents that can be run."""
 
-    def __init__(self, streams: Streams, *agents: Any, delivery: Delivery | None = None) -> None:
-        """`agents`: Agents of the OpenAI Agents SDK, or Sources."""
+    def __init__(
+        self,
+        streams: Streams,
+        *agents: Any,
+        delivery: Delivery | None = None,
+        on_shutdown: Literal["resume", "interrupt"] = "resume",
+        most_resumptions: int = MOST_RESUMPTIONS,
+    ) -> None:
+        """`agents`: Agents of the OpenAI Agents SDK, or Sources.
+
+        `on_shutdown`: what becomes of runs when this process ends in good order. "resume": the next process on the
+        store goes on with them, where it has the agent and that can be (most processes end because a new version
+        starts, and nobody should lose an answer to that); "interrupt": they end as failed. Without a durable store
+        there is no next process, and they always do. `most_resumptions`: how often a run is gone on with from one
+        checkpoint after its process died, so that one which kills its server does not do so for ever.
+        """
         self.streams = streams
         self.delivery = delivery or Delivery(streams)
         self.agents: dict[str, Source] = {}
-        self._supervisor = Supervisor()
+        self._supervisor = Supervisor(self._over)
+        self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
         self._beginnings: set[asyncio.Future[bool]] = set()
+        self._errands: set[asyncio.Task[object]] = set()
+        self._resume_later = on_shutdown == "resume"
         self._leaving = False
         for agent in agents:
             self.register(agent)
@@ -133,22 +172,30 @@ class Runs:
         """Begin to look after runs: end those whose process is gone, hear of cancellations. Streams must be open."""
         if self._control is not None:
             return
-        self._leaving = False
-        self.streams.leases.finisher(KIND, self._finish_orphan)
+        self._leaving = self._recovery.leaving = False
+        self.streams.leases.finisher(KIND, self._recovery.finish)
+        self.streams.leases.on_lapse.append(self._lapsed)
         with suppress(HeadwaterError):  # tried again every few seconds by the leases
             await self.streams.leases.finish_orphans()
         self._control = asyncio.create_task(self._hear(), name="headwater-runs-control")
 
     async def interrupt(self) -> None:
-        """End the runs made here, because the process ends; their streams say so when this returns. None starts now."""
-        self._leaving = True
+        """Let go of the runs made here, because the process ends: `on_shutdown` says what becomes of them.
+
+        Their streams say so when this returns. None starts now.
+        """
+        self._leaving = self._recovery.leaving = True
         if self._beginnings:
             await asyncio.wait(self._beginnings, timeout=STOP_SECONDS)
-        await self._supervisor.interrupt()
+        await self._supervisor.interrupt(leave=self._resume_later and self.streams.store.durable)
 
     async def aclose(self) -> None:
-        """End the runs made here as interrupted; their streams are closed when this returns."""
+        """The same, once it is all over."""
         await self.interrupt()
+        if self._errands:
+            await asyncio.wait(self._errands)
+        with suppress(ValueError):
+            self.streams.leases.on_lapse.remove(self._lapsed)
         if self._control is not None:
             self._control.cancel()
             with suppress(asyncio.CancelledError):
@@ -175,26 +222,30 @@ class Runs:
         idempotency_key: str | None = None,
         principal: str = "",
         note: CustomEvent | None = None,
+        cancel_when_unread: float | None = None,
     ) -> Run:
         """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
 
         `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
         gives the same run and starts nothing; another call with that key raises KeyReused. A `note` goes into the
-        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it. Raises
+        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it.
+        `cancel_when_unread`: end it when nobody has been reading it in this process for so many seconds. Raises
         AgentNotFound, BadRequest, Draining.
         """
         name, source = self._named(agent)
         if self.streams.draining or self._leaving:
             raise Draining("the server is going away; connect again")
-        asked = {"agent": name, "input": input, "thread_id": thread_id}
-        body = _as_json(asked if note is None else {**asked, "note": note.value})
+        unread = {} if cancel_when_unread is None else {UNREAD: f"{cancel_when_unread:g}"}
+        noted = {} if note is None else {"note": note.value}
+        body = _as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
         run_id = new_id(self.streams.clock())
         if idempotency_key is not None:
             run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
-        beginning = asyncio.ensure_future(self._begin(run_id, thread_id or f"th_{run_id}", name, source, input, note))
+        thread = thread_id or f"th_{run_id}"
+        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, _Asked(input, note), unread))
         self._beginnings.add(beginning)
         beginning.add_done_callback(self._beginnings.discard)
         return Run(self, run_id, started=await asyncio.shield(beginning))
@@ -239,23 +290,33 @@ class Runs:
         return True
 
     async def _begin(
-        self, run_id: str, thread_id: str, name: str, source: Source, given: Any, note: CustomEvent | None
+        self, run_id: str, thread_id: str, name: str, source: Source, asked: _Asked, more: dict[str, str]
     ) -> bool:
         now = self.streams.clock()
-        started = [stamped(run_started(thread_id, run_id), now), CustomEvent(name=INPUT, value=given)]
-        started += [note] if note is not None else []
-        labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(given)}
-        writer = self.streams.writer(stream_of(run_id), labels=labels)
+        started = [stamped(run_started(thread_id, run_id), now), CustomEvent(name=INPUT, value=asked.input)]
+        started += [asked.note] if asked.note is not None else []
+        labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(asked.input), **more}
+        if resumable := isinstance(source, Resumable) and self.agents.get(name) is source:
+            labels[RESUMES] = "yes"
+        writer = self._recovery.writer(run_id, labels)
         try:
             first = [encode(event) for event in started]
         except ValueError as error:
             raise BadRequest("the input is nested too deeply") from error
+        if (busy := self._recovery.busy(source)) is not None:
+            await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
         try:
             if not await writer.open(*first):
                 return False
         except StreamExists:
             return False  # the same request, retried at the same time, was quicker, and its run has ended already
-        self._supervisor.start(Supervised(run_id, thread_id, writer, started, self.streams.clock), source, given)
+        parts = OpenParts()
+        for event in started:
+            parts.feed(event)
+        keeper = Keeper(self.streams, run_id) if resumable else None
+        place = self._recovery.place(run_id, thread_id, writer, keeper, labels)
+        run = Supervised(place, parts, self.streams.clock)
+        self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -273,14 +334,29 @@ class Runs:
         """Runs, newest first, and what to give as `before` for the next ones."""
         return await list_records(self.streams, before=before, limit=limit)
 
-    async def cancel(self, run_id: str) -> Record:
-        """Ask for a run's end. It comes through the run's stream; a run that has ended stays as it is."""
+    async def cancel(self, run_id: str, *, when: When = "now") -> Record:
+        """Ask for a run's end, `now` or when its current turn is over: then the model's answer is whole, and its tools
+        have ended. It comes through the run's stream; a run that has ended stays as it is."""
         head = await read_head(self.streams, run_id)
-        if not head.closed and not self._supervisor.stop(run_id) and head.owner is not None:
+        if head.closed or self._supervisor.stop(run_id, after_turn=when == "after_turn"):
+            return record_of(run_id, head)
+        if head.owner is not None:
             name = self._control_stream(head.owner)
             await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
-            await self.streams.append(name, {"cancel": run_id})
+            await self.streams.append(name, {"cancel": run_id, "when": when})
+        elif await self._recovery.cancel_waiting(run_id):
+            head = await read_head(self.streams, run_id)
         return record_of(run_id, head)
+
+    async def answer(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Record:
+        """Decide, by tool call id, on what a waiting run asks. When all is decided, it goes on.
+
+        Each question is answered once, whoever is quicker: Conflict says what was decided. Of several answers given
+        together, all are taken or none. Raises RunNotFound, BadRequest, Conflict.
+        """
+        await read_head(self.streams, run_id)
+        await self._recovery.answer(run_id, answers, by)
+        return await self.record(run_id)
 
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""
@@ -297,35 +373,50 @@ class Runs:
                 await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
                 async for page in self.streams.follow(name):
                     for message in page.messages:
-                        self._supervisor.stop(msgspec.json.decode(message.data)["cancel"])
+                        asked = msgspec.json.decode(message.data)
+                        self._supervisor.stop(asked["cancel"], after_turn=asked.get("when") == "after_turn")
             except HeadwaterError:
                 await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
 
-    async def _finish_orphan(self, name: str, _: Head, why: HeadwaterError) -> None:
-        """End a run that nobody makes any more, by what its stream holds and nothing else."""
-        parts = OpenParts()
-        offset: Any = None
-        while True:
-            page = await self.streams.read(name, offset)
-            for message in page.messages:
-                parts.feed(decode(message.data))
-            offset = page.next
-            if page.up_to_date:
-                break
-        last = [*parts.closing_events(), stamped(run_error(why.code, why.said), self.streams.clock())]
-        items = [Item(encode(event)) for event in last]
-        await self.streams.carry_out(name, Append(items, close=True, outcome="failed"))
+    # -- what comes by itself -----------------------------------------------------------------------------------------
+
+    def _over(self, run: Supervised) -> None:
+        """A run's task is over here."""
+        if run.keeper is not None:
+            self._errand(self._after(run))
+
+    async def _after(self, run: Supervised) -> None:
+        with suppress(HeadwaterError):
+            if run.cancel_came_late:
+                await self._recovery.cancel_waiting(run.run_id)
+            if (await self.streams.head(run.stream)).closed:
+                await drop(self.streams, run.run_id)
+
+    def _lapsed(self) -> None:
+        """This process slept for longer than its lease: what it makes may be another's by now."""
+        self._errand(self._look_for_lost())
+
+    async def _look_for_lost(self) -> None:
+        owner = self.streams.leases.owner
+        for run in self._supervisor:
+            with suppress(HeadwaterError):
+                head = await self.streams.head(run.stream)
+                if not head.closed and head.owner != owner:
+                    run.stop("lost")
+
+    def _errand(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
 
 def as_source(agent: Any) -> Source:
     """What can be run, as a Source. Raises BadRequest for what cannot."""
+    if (known := source_of(agent)) is not None:
+        return known
     if callable(getattr(agent, "run", None)) and isinstance(getattr(agent, "name", None), str):
         source: Source = agent
         return source
-    if any(kind.__module__.partition(".")[0] == "agents" for kind in type(agent).__mro__):  # one of a subclass, too
-        from headwater.sources.openai_agents import OpenAIAgent
-
-        return OpenAIAgent(agent)
     raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
 
 

@@ -1,20 +1,36 @@
 """The tasks of runs: one each, owned by the process and not by any request, and how each of them ends.
 
-Knows sources, writers and the order rules of events. Invariants: every run's stream ends with exactly one terminal
-event, closed in the same commit (G2, G8), however long the store was away; parts that are open when a run is stopped
-are closed before it; nothing of an exception but what its source declared safe reaches the stream.
+Knows sources, writers, checkpoints and the order rules of events. Invariants: every run's stream ends with exactly one
+terminal event, closed in the same commit (G2, G8), however long the store was away; parts that are open when a run is
+stopped are closed before it; nothing of an exception but what its source declared safe reaches the stream.
+
+Two ways to leave a run without ending it: it waits for people, and is nobody's; or this process ends, and another goes
+on with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
 
-from headwater.agui import BaseEvent, OpenParts, TokenUsage, encode, run_cancelled, run_error, run_finished, stamped
-from headwater.errors import HeadwaterError, Interrupted, StreamClosed
-from headwater.sources import RunFailed, Source
+from headwater.agui import (
+    APPROVAL_REQUESTED,
+    BaseEvent,
+    OpenParts,
+    TokenUsage,
+    custom,
+    encode,
+    run_cancelled,
+    run_error,
+    run_finished,
+    stamped,
+)
+from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
+from headwater.runs.checkpoints import Keeper
+from headwater.sources import Paused, RunFailed, Stopped
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -23,30 +39,57 @@ STOP_SECONDS: Final = 5.0
 """How long interrupted runs get to wind up when the server goes away."""
 
 Outcome = Literal["completed", "failed", "cancelled"]
-Reason = Literal["cancelled", "interrupted"]
+Reason = Literal["cancelled", "interrupted", "left", "lost"]
+"""`left`: the next process is to go on with it; `lost`: another has done so already."""
+
+
+_End: TypeAlias = tuple[Outcome, BaseEvent]
+
+
+class _Left(Exception):
+    """The run was stopped, and its stream is not to be ended here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which run it is, and where it is written to."""
+
+    run_id: str
+    thread_id: str
+    writer: Writer
+    keeper: Keeper | None
+    """None: no checkpoints are kept, and nobody can go on with it."""
+    alone: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """Returns when it is to be cancelled because nobody reads it."""
 
 
 class Supervised:
     """One run that is being made: its task, and the sink its source writes to."""
 
-    def __init__(
-        self, run_id: str, thread_id: str, writer: Writer, started: Sequence[BaseEvent], clock: Callable[[], int]
-    ) -> None:
-        self.run_id, self.thread_id = run_id, thread_id
-        self._writer, self._clock = writer, clock
-        self._parts = OpenParts()
-        for event in started:
-            self._parts.feed(event)
+    def __init__(self, place: Place, parts: OpenParts, clock: Callable[[], int]) -> None:
+        """`parts`: fed with what the stream holds already."""
+        self.run_id, self.thread_id, self.keeper = place.run_id, place.thread_id, place.keeper
+        self._writer, self._clock, self._parts = place.writer, clock, parts
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
+        self._alone = place.alone
         self._stopped: Reason | None = None
+        self._stop_softly: Callable[[], None] | None = None
         self._ending = False
         """Its last events are on their way: too late to stop it."""
 
     def __repr__(self) -> str:
         return f"<Supervised {self.run_id} {self._parts!r}>"
 
+    @property
+    def stream(self) -> str:
+        return self._writer.name
+
     # -- what a source may do (Sink) ----------------------------------------------------------------------------------
+
+    @property
+    def keeps(self) -> bool:
+        return self.keeper is not None
 
     async def emit(self, event: BaseEvent) -> None:
         data = encode(stamped(event, self._clock()))  # before it is noted: what is not JSON does not go out
@@ -56,10 +99,30 @@ class Supervised:
     def usage(self, entries: Sequence[TokenUsage]) -> None:
         self._usage = list(entries)
 
+    async def checkpoint(self, state: bytes, events: Sequence[BaseEvent] = ()) -> None:
+        await self._keep(state, len(events))
+        for event in events:
+            await self.emit(event)
+
+    async def _keep(self, state: bytes, ahead: int) -> None:
+        """`ahead`: events that belong to it, and are still to be sent."""
+        if self.keeper is not None:
+            try:
+                await self.keeper.keep(self._writer.position + ahead, state)
+            except TooLarge as error:
+                _log.warning("run %s has no new checkpoint: %s", self.run_id, error)
+
+    async def flush(self) -> None:
+        await self._writer.flush()
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        self._stop_softly = stop
+
     # -- what the supervisor does -------------------------------------------------------------------------------------
 
-    def start(self, source: Source, given: Any) -> asyncio.Task[None]:
-        self._task = asyncio.create_task(self._run(source, given), name=f"headwater-run {self.run_id}")
+    def start(self, made: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
+        """`made`: what the source does."""
+        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}")
         return self._task
 
     def stop(self, why: Reason) -> None:
@@ -69,35 +132,102 @@ class Supervised:
             # Behind the task's first step: a task that is cancelled before it would never come to end its stream.
             asyncio.get_running_loop().call_soon(self._cancel)
 
+    def stop_after_turn(self) -> None:
+        """Cancel the run when its current turn is over, where its source can do that; else now."""
+        if self._stop_softly is None:
+            self.stop("cancelled")
+        else:
+            self._stop_softly()
+
     def _cancel(self) -> None:
         if self._task is not None and not self._ending:
             self._task.cancel()
 
-    async def _run(self, source: Source, given: Any) -> None:
+    async def _run(self, made: Coroutine[Any, Any, object]) -> None:
+        watch = asyncio.create_task(self._watch(self._alone())) if self._alone is not None else None
         try:
-            outcome, terminal = await self._outcome(source, given)
+            await self._to_its_end(made)
+        finally:
+            if watch is not None:
+                watch.cancel()
+
+    async def _watch(self, alone: Coroutine[Any, Any, None]) -> None:
+        await alone
+        self.stop("cancelled")
+
+    async def _to_its_end(self, made: Coroutine[Any, Any, object]) -> None:
+        try:
+            try:
+                outcome, terminal = await self._outcome(made)
+            except Paused as pause:
+                if (failed := await self._pause(pause)) is None:
+                    return
+                outcome, terminal = failed
+            except _Left:
+                self._ending = True
+                if self._stopped == "left":
+                    await self._writer.leave()
+                return
             await self._end(outcome, terminal)
-        except StreamClosed:
-            _log.warning("run %s was ended by another process while it was being made here", self.run_id)
+        except (StreamClosed, ProducerFenced):
+            _log.warning("run %s was ended or taken over by another process while it was being made here", self.run_id)
         except HeadwaterError as error:
             _log.error("run %s could not be written to its stream: %s", self.run_id, error)
 
-    async def _outcome(self, source: Source, given: Any) -> tuple[Outcome, BaseEvent]:
+    async def _outcome(self, made: Coroutine[Any, Any, object]) -> _End:
         try:
-            result = await source.run(given, self)
+            result = await made
         except asyncio.CancelledError:
+            if self._stopped in ("left", "lost"):
+                raise _Left from None
             if self._stopped == "cancelled":
-                return "cancelled", run_cancelled(self.thread_id, self.run_id, usage=self._usage)
-            why = Interrupted()
-            return "failed", run_error(why.code, why.said, usage=self._usage)
+                return self._cancelled()
+            return self._failed(Interrupted.code, Interrupted().said)
+        except Stopped:
+            return self._cancelled()
+        except Paused:
+            if self.keeper is not None:
+                raise
+            return self._failed("approval_not_supported", "A tool asks for an approval, which nobody can give here.")
         except RunFailed as error:
-            return "failed", run_error(error.code, error.message, usage=self._usage)
+            return self._failed(error.code, error.message)
+        except (StreamClosed, ProducerFenced):
+            raise
         except HeadwaterError as error:  # of the sink: what it says is meant to be shown
-            return "failed", run_error(error.code, error.said, usage=self._usage)
+            return self._failed(error.code, error.said)
         except Exception:  # noqa: BLE001 -- a source's bug must end its run, and its text must not reach readers
             _log.exception("run %s failed", self.run_id)
-            return "failed", run_error("internal", "the run failed; the server's log says why", usage=self._usage)
+            return self._failed("internal", "the run failed; the server's log says why")
         return "completed", run_finished(self.thread_id, self.run_id, result=result, usage=self._usage)
+
+    def _cancelled(self) -> _End:
+        return "cancelled", run_cancelled(self.thread_id, self.run_id, usage=self._usage)
+
+    def _failed(self, code: str, said: str) -> _End:
+        return "failed", run_error(code, said, usage=self._usage)
+
+    async def _pause(self, pause: Paused) -> _End | None:
+        """Ask, keep, and let go of the stream: until it is answered, the run is nobody's. How it ends if that fails."""
+        assert self.keeper is not None
+        self._ending = True
+        events = self._parts.closing_events()
+        for question in pause.questions:
+            value = {"toolName": question.tool, "arguments": question.arguments}
+            events.append(custom(APPROVAL_REQUESTED, toolCallId=question.tool_call_id, **value))
+        asked = [encode(stamped(event, self._clock())) for event in events]
+        try:
+            await self.keeper.keep(self._writer.position + len(asked), pause.state)
+            await asyncio.shield(self._writer.leave(*asked))
+        except (StreamClosed, ProducerFenced):
+            raise
+        except HeadwaterError as error:
+            return self._failed(error.code, error.said)
+        return None
+
+    @property
+    def cancel_came_late(self) -> bool:
+        """It was to be cancelled when it was already being left to wait for people."""
+        return self._stopped == "cancelled" and self._ending
 
     async def _end(self, outcome: Outcome, terminal: BaseEvent) -> None:
         self._ending = True
@@ -114,7 +244,9 @@ class Supervised:
 class Supervisor:
     """The runs that this process is making."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_done: Callable[[Supervised], None] = lambda _: None) -> None:
+        """`on_done` is told of each run whose task is over here."""
+        self._on_done = on_done
         self._runs: dict[str, Supervised] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
@@ -125,8 +257,15 @@ class Supervisor:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def start(self, run: Supervised, source: Source, given: Any) -> None:
-        task = run.start(source, given)
+    def __iter__(self) -> Iterator[Supervised]:
+        return iter(list(self._runs.values()))
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._runs
+
+    def start(self, run: Supervised, made: Coroutine[Any, Any, object]) -> None:
+        """Have the run made by `made`, a call of its source."""
+        task = run.start(made)
         self._runs[run.run_id] = run
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(run, done))
@@ -137,18 +276,22 @@ class Supervisor:
         self._given_up.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("run %s ended without its terminal event", run.run_id, exc_info=task.exception())
+        self._on_done(run)
 
-    def stop(self, run_id: str) -> bool:
+    def stop(self, run_id: str, *, after_turn: bool = False) -> bool:
         """Cancel a run if it is made here; whether it is."""
         run = self._runs.get(run_id)
         if run is not None:
-            run.stop("cancelled")
+            run.stop_after_turn() if after_turn else run.stop("cancelled")
         return run is not None
 
-    async def interrupt(self) -> None:
-        """End every run as interrupted, and wait until their streams say so; for one that does not stop only once."""
-        for run in list(self._runs.values()):
-            run.stop("interrupted")
+    async def interrupt(self, *, leave: bool = False) -> None:
+        """End every run as interrupted, and wait until their streams say so; for one that does not stop only once.
+
+        `leave`: those with checkpoints are left to the next process instead, their streams open.
+        """
+        for run in self:
+            run.stop("left" if leave and run.keeper is not None else "interrupted")
         stopping = self._tasks - self._given_up
         if stopping:
             _, stuck = await asyncio.wait(stopping, timeout=STOP_SECONDS)

@@ -3,20 +3,37 @@
 A source turns something live (an agent framework, an LLM API) into the events of a run. It knows nothing of streams,
 stores or readers: it is given a `Sink`, and whoever runs it (the run supervisor) owns RUN_STARTED, the terminal event
 and the closing of what is still open. Adapters live beside this file, one module each.
+
+A source that can go on with a run whose process is gone has a `resume` besides `run`, and keeps checkpoints on the way.
+One that can wait for people raises `Paused`, and is resumed when they have answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 if TYPE_CHECKING:
     from headwater.agui import BaseEvent, TokenUsage
 
-__all__ = ["JSON", "RunFailed", "Sink", "Source", "progress"]
+__all__ = [
+    "JSON",
+    "Answer",
+    "Paused",
+    "Question",
+    "Remembering",
+    "Resumable",
+    "Resumption",
+    "RunFailed",
+    "Sink",
+    "Source",
+    "Stopped",
+    "progress",
+    "tool_call_id",
+]
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
@@ -27,11 +44,29 @@ class Sink(Protocol):
     run_id: str
     thread_id: str
 
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are kept: else there is no use in making them."""
+
     async def emit(self, event: BaseEvent) -> None:
         """Puts `event` into the run's stream, in order. May wait for the store (back-pressure), never for readers."""
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
         """What is known so far; replaces earlier entries. Goes onto the terminal event, also of a cancelled run."""
+
+    async def checkpoint(self, state: bytes, events: Sequence[BaseEvent] = ()) -> None:
+        """Keeps `state`, then puts `events` into the run's stream: after a crash either both are there or neither.
+
+        When this returns, `state` is durable, and the events are on their way. What is done from here on, and what
+        `resume` is to know, is for the next checkpoint.
+        """
+
+    async def flush(self) -> None:
+        """Returns when all that was put into the stream is durable: before something that cannot be taken back."""
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """`stop` is called when the run is to end after its current turn, by raising Stopped. A source that never says
+        how it does this is cancelled instead."""
 
 
 class Source(Protocol):
@@ -45,6 +80,74 @@ class Source(Protocol):
         Raises RunFailed with what readers may know. A cancelled run gives up its usage, stops what it started and
         raises CancelledError. Parts may be left open at an exception; the caller closes them.
         """
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What somebody said to a Question."""
+
+    approved: bool
+    message: str | None = None
+    """For the model, where it was not approved."""
+
+
+class Resumption(msgspec.Struct, frozen=True):
+    """Where a run is to go on."""
+
+    attempt: int
+    """1 for the first time: another one each time, to make new ids with."""
+    state: bytes | None
+    """The newest checkpoint that counts; None: there is none, and no tool has begun, so begin anew."""
+    calls: Mapping[str, bool] = {}
+    """The tool calls that the stream holds so far, by id: whether its result is there."""
+    messages: Sequence[str] = ()
+    """Ids of the messages that it holds and that were not retracted."""
+    answers: Mapping[str, Answer] = {}
+    """What people have decided, by tool call id."""
+
+
+Busy: TypeAlias = Literal["refuse", "queue"]
+
+
+@runtime_checkable
+class Remembering(Source, Protocol):
+    """A source that keeps what was said in a conversation: it has one run of each at a time."""
+
+    busy: Busy | None
+    """What becomes of a second one: it is refused, or waits for its turn. None: it does not remember, after all."""
+
+
+@runtime_checkable
+class Resumable(Source, Protocol):
+    """A source that can go on with a run, in another process too."""
+
+    async def resume(self, input: Any, at: Resumption, sink: Sink) -> object:  # noqa: A002 - AG-UI's word
+        """As `run`; parts that were open have been closed, and what was said since the checkpoint was retracted."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """May this tool run?"""
+
+    tool_call_id: str
+    tool: str
+    arguments: str
+    """As the model gave them: JSON, usually."""
+
+
+class Paused(Exception):
+    """The run waits for people, and needs no process meanwhile."""
+
+    def __init__(self, questions: Sequence[Question], state: bytes) -> None:
+        super().__init__(f"{len(questions)} questions")
+        self.questions = questions
+        self.state = state
+        """The checkpoint to go on from when all of them are answered."""
+
+
+class Stopped(Exception):
+    """The run has stopped after its turn, as it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped after its turn")
 
 
 class RunFailed(Exception):
@@ -63,6 +166,20 @@ report_progress: Final[ContextVar[Callable[[ProgressValue], None] | None]] = Con
     "headwater_report_progress", default=None
 )
 """Set by an adapter in the context of each tool call; the function in it may be called from any thread."""
+
+
+current_call: Final[ContextVar[Callable[[], str] | None]] = ContextVar("headwater_tool_call", default=None)
+"""Set by an adapter in the context of each tool call: gives its id, as readers of the run see it."""
+
+
+def tool_call_id() -> str | None:
+    """The id of the tool call that is being carried out; None outside of one.
+
+    If the server dies while a tool runs, the tool runs again, with the same id: give it to what the tool calls as
+    idempotency key (together with your own name for the tool, since not every model's ids are unique by themselves).
+    """
+    current = current_call.get()
+    return None if current is None else current()
 
 
 def progress(message: str | None = None, *, fraction: float | None = None, data: JSON = None) -> None:

@@ -7,11 +7,12 @@ Pure: no I/O, no asyncio, no clock. Knows the SDK's stream events and hook facts
 - Whatever is said of a tool call while it runs (started, progress, result) comes after TOOL_CALL_END: facts from hooks,
   which may overtake the model's events on their way here, are held back until then.
 - A tool call gets one result: the first that is known, which is the hook's, at the true time.
+- What the stream holds already, of a run that is gone on with, is not said again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -43,10 +44,10 @@ from headwater.agui import (
     custom,
     valid_text,
 )
-from headwater.sources import ProgressValue
+from headwater.sources import ProgressValue, Resumption
 from headwater.sources.openai_values import field_of, json_text, tool_content, usage_of
 
-__all__ = ["Translation"]
+__all__ = ["Translation", "call_key", "is_call", "is_open_call"]
 
 _RUN_BY_PROVIDER: Final = frozenset(
     {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
@@ -89,17 +90,26 @@ _PartT = TypeVar("_PartT", _Message, _Reasoning, _Call)
 class Translation:
     """The events of one run. Every method gives what is to be emitted now, in order."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, at: Resumption | None = None, ids: Mapping[str, str] | None = None) -> None:
+        """`at`: where the run is gone on with; `ids`: what `self.ids` was then."""
         self.usage: list[TokenUsage] = []
         """Of each response that ended and told its usage."""
         self.answering = False
         """A model response has begun and not ended."""
-        self._run_id = run_id
+        self.replaying = False
+        """The next response is one that was told before."""
+        self._prefix = run_id if at is None else f"{run_id}.r{at.attempt}"
         self._made = 0
         self._step: str | None = None
         self._calls: dict[str, _Call] = {}
         self._call_ids: set[str] = set()
         self._shown: list[str] = []
+        if at is not None:
+            self._shown.extend(at.messages)
+            keys = {id_: key for key, id_ in (ids or {}).items()}
+            for id_, answered in at.calls.items():
+                self._call_ids.add(id_)
+                self._calls[keys.get(id_, id_)] = _Call(id_, opened=True, ended=True, answered=answered)
         self._begin_response()
         self.answering = False
         self._by_type: dict[str, Callable[[Any], Iterator[BaseEvent]]] = {
@@ -117,6 +127,15 @@ class Translation:
             "response.failed": self._broken_off,
             "error": self._broken_off,
         }
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Tool call ids of the SDK that readers know by another one."""
+        return {key: call.id for key, call in self._calls.items() if key != call.id}
+
+    def call_id(self, key: str) -> str:
+        """As readers know the tool call that the SDK knows as `key`."""
+        return self._call_of(key).id
 
     def _in_response(self) -> None:
         if not self.answering:  # some models never say "created"
@@ -154,12 +173,12 @@ class Translation:
         raw = item.raw_item
         if name in ("tool_called", "handoff_requested"):
             # Models that give only whole responses: the call was in no event so far.
-            if not self._call_of(_key(raw)).ended:
+            if not self._call_of(call_key(raw)).ended:
                 yield from self._whole_call(raw)
         elif name == "tool_output":
-            yield from self.tool_ended(_key(raw), item.output)
+            yield from self.tool_ended(call_key(raw), item.output)
         elif name == "handoff_occured":
-            yield from self.tool_ended(_key(raw), field_of(raw, "output"))
+            yield from self.tool_ended(call_key(raw), field_of(raw, "output"))
             yield custom(HANDOFF, **{"from": item.source_agent.name, "to": item.target_agent.name})
 
     # One model response
@@ -170,7 +189,7 @@ class Translation:
 
     def _added(self, data: Any) -> Iterator[BaseEvent]:
         self._in_response()
-        if _is_call(data.item):
+        if is_call(data.item):
             yield from self._open_call(data.output_index, data.item)
 
     def _text_delta(self, data: Any) -> Iterator[BaseEvent]:
@@ -227,7 +246,7 @@ class Translation:
 
     def _whole_item(self, index: int, item: Any) -> Iterator[BaseEvent]:
         """Ends the item's part; first says it all where no delta did."""
-        if _is_call(item):
+        if is_call(item):
             if index not in self._seen:
                 yield from self._open_call(index, item)
             part = self._parts.pop(index, None)
@@ -247,11 +266,11 @@ class Translation:
 
     def _completed(self, data: Any) -> Iterator[BaseEvent]:
         self._in_response()
-        if not self._seen:
+        if not self._seen and not self.replaying:
             for index, item in enumerate(data.response.output):
                 yield from self._whole_item(index, item)
         yield from self._close_parts()
-        self.answering = False
+        self.answering = self.replaying = False
         self.usage.extend(usage_of(data.response))
 
     def _broken_off(self, _: Any) -> Iterator[BaseEvent]:
@@ -262,7 +281,7 @@ class Translation:
 
     def _new_id(self) -> str:
         self._made += 1
-        return f"{self._run_id}.{self._made}"
+        return f"{self._prefix}.{self._made}"
 
     def _open(self, index: int, part: _PartT) -> _PartT:
         self._in_response()
@@ -305,7 +324,7 @@ class Translation:
         return id_
 
     def _open_call(self, index: int, item: Any) -> Iterator[BaseEvent]:
-        key = _key(item)
+        key = call_key(item)
         if key in self._calls and self._calls[key].opened:
             del self._calls[key]  # the provider used this id before
         yield from self._close_reasoning()
@@ -319,7 +338,7 @@ class Translation:
         return ToolCallStartEvent(tool_call_id=call.id, tool_call_name=_name(item), parent_message_id=self._holder)
 
     def _whole_call(self, item: Any) -> Iterator[BaseEvent]:
-        call = self._call_of(_key(item))
+        call = self._call_of(call_key(item))
         if not call.opened:
             yield self._start_call(call, item)
         yield from self._end_call(call, item)
@@ -382,11 +401,17 @@ class Translation:
             yield custom(RETRACTED, messageId=id_, reason=reason)
 
 
-def _is_call(item: Any) -> bool:
+def is_call(item: Any) -> bool:
     return str(field_of(item, "type")).endswith("_call")
 
 
-def _key(item: Any) -> str:
+def is_open_call(item: Any) -> bool:
+    """A call of a tool that is carried out on our side, so that an output is to follow."""
+    return is_call(item) and field_of(item, "type") not in _RUN_BY_PROVIDER
+
+
+def call_key(item: Any) -> str:
+    """What the SDK knows the item's tool call as."""
     return str(field_of(item, "call_id") or field_of(item, "id") or "")
 
 

@@ -1,0 +1,266 @@
+"""Runs that have no maker: their process is gone, or they wait for people. Who goes on with them, and from where.
+
+A run whose process is gone is *taken over* by one that has its agent: on the same stream, from the newest checkpoint
+that counts. The taking is a compare-and-append under the next producer epoch, so of several that try one succeeds, and
+a maker that was only asleep can say nothing more. Where nobody can go on, the run ends as failed.
+
+A run that waits is nobody's. Answers go into its stream by compare-and-append, each question being answered once; who
+gives the last one takes the run over.
+
+Knows a run's stream and checkpoints, and the sources that can resume. Makes nothing itself: it starts the source under
+the supervisor, like any other run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped
+from headwater.decide import Append, Item
+from headwater.errors import (
+    BadRequest,
+    Conflict,
+    HeadwaterError,
+    Interrupted,
+    OffsetMismatch,
+    ProducerFenced,
+    StoreUnavailable,
+    StreamClosed,
+    StreamNotFound,
+)
+from headwater.model import Head
+from headwater.runs.checkpoints import Keeper, drop, newest
+from headwater.runs.conversations import Conversations
+from headwater.runs.history import BEGUN, History
+from headwater.runs.record import PREFIX, RESUMES, UNREAD, stream_of
+from headwater.runs.supervisor import Place, Supervised, Supervisor
+from headwater.runs.unread import left_alone
+from headwater.sources import Answer, Busy, Remembering, Resumable, Resumption, Source
+from headwater.streams import Streams
+from headwater.writer import MOST_TRIES, Writer
+
+_log = logging.getLogger("headwater.runs")
+
+MAKER: Final = "run"
+"""As whom every run's writer appends, so that the next one's epoch fences it off."""
+
+MOST_RESUMPTIONS: Final = 5
+"""From one checkpoint: a run that kills its server each time must not do so for ever."""
+
+ELSEWHERE_SECONDS: Final = 60.0
+"""How long a process without the agent leaves an orphaned run to one that has it, which may be starting."""
+
+ANYBODY: Final = "i_anybody"
+"""Owner of a run that whoever has its agent is to take over. No process has this name, so the run is an orphan."""
+
+
+_QUICKER: Final = (ProducerFenced, StreamClosed, StreamNotFound)
+"""Somebody else took the run over, and may have ended it and dropped its checkpoints already."""
+
+
+class Recovery:
+    """Goes on with runs of one Streams."""
+
+    def __init__(
+        self, streams: Streams, agents: Mapping[str, Source], supervisor: Supervisor, most_resumptions: int
+    ) -> None:
+        self._streams, self._agents, self._supervisor = streams, agents, supervisor
+        self._most = most_resumptions
+        self._seen: dict[str, float] = {}
+        self.conversations = Conversations(streams)
+        self.leaving = False
+        """This process ends: it takes nothing on."""
+
+    def writer(self, run_id: str, labels: dict[str, str] | None = None) -> Writer:
+        return self._streams.writer(stream_of(run_id), labels=labels, producer=MAKER)
+
+    def place(
+        self, run_id: str, thread_id: str, writer: Writer, keeper: Keeper | None, labels: Mapping[str, str]
+    ) -> Place:
+        alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
+        return Place(run_id, thread_id, writer, keeper, alone)
+
+    @staticmethod
+    def busy(source: Source) -> Busy | None:
+        """What becomes of a second run of a conversation; None: this source has no conversations."""
+        return source.busy if isinstance(source, Remembering) else None
+
+    def in_turn(
+        self, run: Supervised, source: Source, made: Coroutine[Any, Any, object]
+    ) -> Coroutine[Any, Any, object]:
+        """`made`, when the run's turn in its conversation has come."""
+        return made if self.busy(source) != "queue" else self._after_others(run, made)
+
+    async def _after_others(self, run: Supervised, made: Coroutine[Any, Any, object]) -> object:
+        try:
+            await self.conversations.turn(run.thread_id, run.run_id)
+        except BaseException:
+            made.close()
+            raise
+        return await made
+
+    # -- orphans ------------------------------------------------------------------------------------------------------
+
+    async def finish(self, name: str, head: Head, why: HeadwaterError) -> bool:
+        """See to a run that nobody makes any more; False: it goes on, or is left to another process."""
+        run_id = name.removeprefix(PREFIX)
+        if run_id in self._supervisor:
+            return False  # its task is just ending
+        if isinstance(why, Interrupted) and RESUMES in head.labels:
+            source = self._source(head)
+            if source is None or self.leaving:
+                if self._left_to_others(name):
+                    return False
+            elif (hopeless := await self._taken_over(run_id, head.owner, source)) is None:
+                return False
+            else:
+                why = hopeless
+        self._seen.pop(name, None)
+        await self._end_failed(name, why)
+        await drop(self._streams, run_id)
+        return True
+
+    def _source(self, head: Head) -> Resumable | None:
+        source = self._agents.get(head.labels.get("agent", ""))
+        return source if isinstance(source, Resumable) else None
+
+    def _left_to_others(self, name: str) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self.leaving or now - self._seen.setdefault(name, now) < ELSEWHERE_SECONDS
+
+    async def _taken_over(self, run_id: str, owner: str | None, source: Resumable) -> HeadwaterError | None:
+        """Take the run over from `owner`, unless somebody else does; why it cannot be, where it cannot."""
+        for _ in range(MOST_TRIES):
+            history = await History.read(self._streams, stream_of(run_id))
+            if history.head.closed or history.head.owner != owner:
+                return None
+            kept = await newest(self._streams, run_id, history.head.tail)
+            since, state = (kept.position, kept.state) if kept else (BEGUN, None)
+            if (hopeless := self._hopeless(history, since, state)) is not None:
+                return hopeless
+            try:
+                if await self._gone_on(history, source, since, state, None):
+                    _log.warning("run %s is gone on with here: the process that made it is gone", run_id)
+                    return None
+            except _QUICKER:
+                return None
+        raise StoreUnavailable("this run is written by too many at a time; try again")
+
+    def _hopeless(self, history: History, since: int, state: bytes | None) -> HeadwaterError | None:
+        if not history.whole or (state is None and history.in_doubt(since)):
+            return Interrupted()
+        if history.resumptions_since(since) >= self._most:
+            return Interrupted("the server went away too often before this got any further")
+        return None
+
+    async def _gone_on(
+        self, history: History, source: Resumable, since: int, state: bytes | None, first: Sequence[BaseEvent] | None
+    ) -> bool:
+        """Take the stream, beginning with `first` (None: with what an interruption calls for), and start the source."""
+        run_id = history.run_id
+        writer = self.writer(run_id)
+        epoch = writer.next_epoch(history.head)
+        keeper = Keeper(self._streams, run_id, epoch)
+        await keeper.keep(since, state)
+        if first is None:
+            first = history.resumed(since, epoch, anew=state is None)
+        else:
+            history.say(first)
+        if not await writer.take_over(history.head, *self._encoded(first)):
+            return False
+        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels)
+        calls = {id_: call.answered > 0 for id_, call in history.calls.items()}
+        at = Resumption(epoch, state, calls, history.shown, history.answers)
+        run = Supervised(place, history.parts, self._streams.clock)
+        self._supervisor.start(run, self.in_turn(run, source, source.resume(history.input, at, run)))
+        return True
+
+    async def _end_failed(self, name: str, why: HeadwaterError) -> None:
+        """By what the stream holds and nothing else."""
+        history = await History.read(self._streams, name)
+        last = [*history.parts.closing_events(), run_error(why.code, why.said)]
+        items = [Item(data) for data in self._encoded(last)]
+        await self._streams.carry_out(name, Append(items, close=True, outcome="failed"))
+
+    def _encoded(self, events: Sequence[BaseEvent]) -> list[bytes]:
+        return [encode(stamped(event, self._streams.clock())) for event in events]
+
+    # -- runs that wait -----------------------------------------------------------------------------------------------
+
+    async def answer(self, run_id: str, answers: Mapping[str, Answer], by: str) -> None:
+        """Answer some of the questions that the run waits for. All are taken, or none. Raises Conflict, BadRequest."""
+        for _ in range(MOST_TRIES):
+            history = await History.read(self._streams, stream_of(run_id))
+            if history.head.closed:  # whoever was not quick enough may have made them once more
+                await drop(self._streams, run_id)
+            _check(history, answers)
+            events: list[BaseEvent] = [_decided(id_, answer, by) for id_, answer in answers.items()]
+            if await self._told(history, events, last=set(history.open_questions) == answers.keys()):
+                return
+        raise StoreUnavailable("this run is written by too many at a time; try again")
+
+    async def _told(self, history: History, events: list[BaseEvent], *, last: bool) -> bool:
+        """Put the answers into the stream; after the last one the run goes on. False: the stream has changed since."""
+        source = None if self.leaving else self._source(history.head)
+        if last and source is not None:
+            kept = await newest(self._streams, history.run_id, history.head.tail)
+            if (await self._streams.head(stream_of(history.run_id))).offset != history.head.offset:
+                return False  # somebody was quicker, and the run may even be over
+            if kept is None or kept.state is None:
+                raise Conflict("this run waited for too long: what is needed to go on with it is gone; cancel it")
+            try:
+                return await self._gone_on(history, source, kept.position, kept.state, events)
+            except _QUICKER:
+                return False
+        items = [Item(data) for data in self._encoded(events)]
+        owner = ANYBODY if last else None
+        try:
+            append = Append(items, expected=history.head.offset, owner=owner)
+            await self._streams.carry_out(stream_of(history.run_id), append)
+        except (OffsetMismatch, StreamClosed):
+            return False
+        return True
+
+    async def cancel_waiting(self, run_id: str) -> bool:
+        """End a run that waits; False: it does not."""
+        for _ in range(MOST_TRIES):
+            history = await History.read(self._streams, stream_of(run_id))
+            if history.head.closed or history.head.owner is not None:
+                return False
+            last = [*history.parts.closing_events(), run_cancelled(history.thread_id, run_id)]
+            items = [Item(data) for data in self._encoded(last)]
+            append = Append(items, close=True, outcome="cancelled", expected=history.head.offset)
+            try:
+                await self._streams.carry_out(stream_of(run_id), append)
+            except (OffsetMismatch, StreamClosed):
+                continue
+            await drop(self._streams, run_id)
+            return True
+        raise StoreUnavailable("this run is written by too many at a time; try again")
+
+
+def _check(history: History, answers: Mapping[str, Answer]) -> None:
+    if not answers:
+        raise BadRequest("say which tool calls are approved, and which are not")
+    for id_ in answers:
+        if (made := history.decided.get(id_)) is not None:
+            said = "approved" if made["approved"] else "not approved"
+            by = {"by": str(made["by"])} if "by" in made else {}
+            raise Conflict(f"tool call {id_} was decided on already: {said}", approved=int(made["approved"]), **by)
+    if history.head.closed:
+        raise Conflict("this run has ended")
+    if unknown := sorted(answers.keys() - set(history.open_questions)):
+        raise BadRequest(f"this run does not ask about tool call {unknown[0]!r}")
+
+
+def _decided(id_: str, answer: Answer, by: str) -> BaseEvent:
+    value: dict[str, Any] = {"toolCallId": id_, "approved": answer.approved}
+    if answer.message is not None:
+        value["message"] = answer.message
+    if by:
+        value["by"] = by
+    return custom(APPROVAL_DECIDED, **value)
