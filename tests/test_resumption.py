@@ -193,7 +193,7 @@ async def test_a_process_without_the_agent_leaves_the_run_to_one_that_has_it_but
             await streams.leases.finish_orphans()
             assert not (await streams.head(run.stream)).closed
             monkeypatch.setattr(recovery, "ELSEWHERE_SECONDS", 0.0)
-            assert await streams.leases.finish_orphans() == 1
+            await streams.leases.finish_orphans()  # if not this look, then one that had begun before it
             assert (await read(run, streams))[-1]["code"] == "interrupted"
 
 
