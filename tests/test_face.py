@@ -87,15 +87,17 @@ headwater.client
     async append(self, path, *values, content_type='application/json', close=False, if_match=None)
     async close(self, path, outcome=None)
     async create(self, path, *values, content_type='application/json', ttl=None, expires_at=None,
-          closed=False)
+          retention=None, closed=False)
     async delete(self, path)
     follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None)
     async fork(self, source, name, offset=None, sub_offset=None, *, ttl=None, expires_at=None)
     async head(self, path)
+    async info(self, path)
     async list(self, prefix='', *, after=None, limit=100)
     producer(self, stream, *, id=None, epoch=None, claim=False, content_type='application/json',
           boundaries=False, batching=None)
     async read(self, path, offset=None)
+  ConditionIgnored(message, **detail)
   Event(data, offset, name='message')
     json(self)
   OffsetExpired(message, **detail)
@@ -114,17 +116,22 @@ headwater.client
     offset
     outcome
     over
+  Retention(seconds=None, bytes=None, messages=None)
   Retry(shortest=0.2, longest=10.0, silence=45.0, connect=10.0, sleep=…, clock=…, jitter=…)
     pause(self, failures, asked=0.0)
-  StreamInfo(name, content_type, offset, closed, outcome=None, messages=None, bytes=None, created=None,
-        appended=None, ttl=None, expires_at=None)
+  StreamInfo(name, content_type, offset, closed, outcome=None, state=None, start=None, messages=None,
+        bytes=None, readers=None, producers=None, created=None, appended=None, ttl=None, expires_at=None,
+        retention=None)
   SyncClient(base_url, *, key=None, retry=None, transport=None)
     append(self, path, *values, content_type='application/json', close=False, if_match=None)
     close(self, path, outcome=None)
-    create(self, path, *values, content_type='application/json', closed=False)
+    create(self, path, *values, content_type='application/json', ttl=None, expires_at=None, retention=None,
+          closed=False)
+    delete(self, path)
     disconnect(self)
     producer(self, stream, *, id=None, epoch=None, claim=False, content_type='application/json',
           boundaries=False, batching=None)
+    read(self, path, offset=None)
   SyncProducer(batches, post, retry)
     close(self, outcome=None)
     epoch

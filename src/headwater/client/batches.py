@@ -27,9 +27,7 @@ from headwater.errors import BadRequest, HeadwaterError, ProducerFenced, StreamC
 OVERHEAD: Final = 64
 """Bytes that a message counts beside its own, so that the buffer is bounded for empty ones, too."""
 
-_HOW_TO_BEGIN: Final = (
-    "claim=True takes the id over from its former self; another id, or none, makes another producer"
-)
+_HOW_TO_BEGIN: Final = "claim=True takes the id over from its former self; another id, or none, makes another producer"
 
 
 @dataclass(frozen=True, slots=True)
