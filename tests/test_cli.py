@@ -1,6 +1,7 @@
 """The command line: what it says when something is wrong, and the real thing in processes of its own."""
 
 import asyncio
+import hashlib
 import inspect
 import json
 import os
@@ -25,8 +26,11 @@ from headwater.cli.app import app
 from headwater.cli.places import address
 from headwater.cli.serving import serve
 from headwater.errors import BadRequest
+from headwater.http.auth import Keys, Principal
+from headwater.model import Retention
 from headwater.server import ServeConfig
 from headwater.streams import Streams
+from test_client import serving
 
 TIMEOUT = 30
 
@@ -223,6 +227,46 @@ def test_ls_of_a_store_file(store: str) -> None:
         ("build", 2, 7),
     ]
     assert run("ls", "nothing", "--store", store) == (0, "", "no streams\n")
+
+
+def test_ls_counts_what_is_kept_and_cuts_nothing(here: Path) -> None:
+    name = "a/long/" * 20 + "name"
+
+    async def fill() -> None:
+        async with Streams("sqlite:///file.db") as streams:
+            await streams.create(name, *[b"12345"] * 10, retention=Retention(messages=2))
+            await streams._sweeper.sweep()
+
+    asyncio.run(fill())
+    listed = json.loads(run("ls", "--json", "--store", "sqlite:///file.db")[1])
+    assert (listed["messages"], listed["bytes"], listed["retention"]) == (2, 10, {"messages": 2})
+    for columns in ("40", "80", "200"):
+        narrow = CliRunner().invoke(app, ("ls", "--store", "sqlite:///file.db"), env={"COLUMNS": columns})
+        assert [line.split()[:3] for line in narrow.stdout.splitlines()[1:]] == [[name, "application/json", "open"]]
+        assert max(map(len, narrow.stdout.splitlines())) < 250
+
+
+@pytest.mark.parametrize("target", ["chat/../secret", "/v1/stream/chat/../secret", "/v1/runs/../stream/x", "a/%2e%2e"])
+def test_a_name_that_leads_to_another_stream_is_refused(target: str) -> None:
+    for command in (("append", target, "1"), ("append", "--create", target, "1"), ("tail", target)):
+        status, out, err = run(*command, "--server", "http://127.0.0.1:9")
+        assert (status, out) == (1, "")
+        assert "no segments . or .." in err
+
+
+def test_a_server_that_wants_a_key_is_given_one_by_option() -> None:
+    auth = Keys({hashlib.sha256(b"password").hexdigest(): Principal("p")})
+
+    async def ask(*arguments: str) -> tuple[int, str, str]:
+        async with Streams("memory:") as streams, serving(streams, auth=auth) as port:
+            await streams.create("s", 1, closed=True)
+            return await asyncio.to_thread(run, *arguments, "--server", f"http://127.0.0.1:{port}")
+
+    for command in (("ls",), ("tail", "s"), ("append", "s", "2")):
+        missing, wrong = asyncio.run(ask(*command)), asyncio.run(ask(*command, "--key", "guess"))
+        assert missing == (1, "", "error: the server wants a key: give one with --key KEY, or in HEADWATER_KEY\n")
+        assert wrong[2].startswith("error: the server does not know this key: give one with --key")
+    assert asyncio.run(ask("tail", "s", "--key", "password")) == (0, "1\n", "")
 
 
 def test_looking_makes_no_file(here: Path) -> None:

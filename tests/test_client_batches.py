@@ -238,6 +238,7 @@ def test_without_a_claim_an_older_epoch_is_fenced() -> None:
     machine.answered(sent(machine), refused(403, producer_epoch="4"), 0)
     assert isinstance(machine.failed, ProducerFenced)
     assert machine.failed.detail == {"epoch": 4, "unsent": 1}
+    assert "claim=True takes the id over" in str(machine.failed)
 
 
 def test_a_claim_takes_the_next_epoch() -> None:
@@ -251,6 +252,7 @@ def test_a_producer_that_has_written_gives_way_though_it_may_claim() -> None:
     machine.answered(sent(added(machine, b"1")), refused(403, producer_epoch="1"), 0)
     assert isinstance(machine.failed, ProducerFenced)
     assert machine.unsent == [b"1"]
+    assert "claim" not in str(machine.failed)  # who was superseded is not to fight for it
 
 
 def test_no_claim_while_a_batch_may_have_arrived() -> None:

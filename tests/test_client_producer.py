@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from headwater.client import Batching, Client, Producer, Retry, SyncClient, Unreachable
+from headwater.client import Batching, Client, Producer, Retention, Retry, SyncClient, Unreachable
 from headwater.client.batches import Batches
 from headwater.errors import (
     BadRequest,
@@ -258,7 +258,7 @@ async def test_the_synchronous_producer_keeps_the_same_promises() -> None:
             later.send("501")
         stale = client.producer("s", id="task")
         stale.send("502")
-        with pytest.raises(ProducerFenced):
+        with pytest.raises(ProducerFenced, match=r"claim=True takes the id over .* another id, or none"):
             stale.leave()
         assert stale.unsent == [b"502"]
         client.append("s", 502)
@@ -278,6 +278,11 @@ async def test_synchronous_writing_without_a_producer() -> None:
         assert client.create("s", "one", content_type="text/plain")
         offset = client.append("s", "two", content_type="text/plain")
         assert client.append("s", "three", content_type="text/plain", if_match=offset) > offset
+        assert client.read("s", offset).messages == [b"three"]
+        client.create("gone", ttl=60, retention=Retention(messages=1))
+        client.delete("gone")
+        with pytest.raises(StreamNotFound):
+            client.read("gone")
         client.close("s")
         with pytest.raises(StreamClosed):
             client.append("s", "four", content_type="text/plain")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from headwater.client import Batching, Client, OffsetExpired, Reader, SyncClient
+from headwater.client import Batching, Client, ConditionIgnored, OffsetExpired, Reader, SyncClient
 from headwater.client.client import By
-from headwater.errors import ProducerFenced, StreamClosed, StreamDeleted, StreamExists, StreamNotFound
+from headwater.errors import OffsetMismatch, ProducerFenced, StreamClosed, StreamDeleted, StreamExists, StreamNotFound
 from real_server import ENVIRONMENT, serving
 
 JS = Path(__file__).parent / "js"
@@ -173,6 +173,17 @@ async def test_forks(client: Client, log: str) -> None:
     assert (await client.read(f"{log}/tail")).messages == [b"1", b"2", b"3"]
     with pytest.raises(StreamNotFound):
         await client.fork("nothing", "x")
+
+
+async def test_a_condition_is_kept_or_it_is_said_that_it_was_not(client: Client, log: str) -> None:
+    await client.create(log)
+    first = await client.append(log, 1)
+    end = await client.append(log, 2)
+    with pytest.raises((OffsetMismatch, ConditionIgnored)) as told:
+        await client.append(log, 3, if_match=first)
+    ignored = isinstance(told.value, ConditionIgnored)
+    assert (told.value.detail["offset"] > end) is ignored
+    assert len((await client.read(log)).messages) == (3 if ignored else 2)
 
 
 async def test_errors_mean_the_same_on_both(client: Client, log: str) -> None:

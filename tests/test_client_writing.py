@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import httpx
 import pytest
 
-from headwater.client import Client, Event
+from headwater.client import Client, ConditionIgnored, Event, Retention, StreamInfo, SyncClient
 from headwater.client.answers import may_pass, stream_error
 from headwater.errors import (
     BadRequest,
@@ -64,6 +64,114 @@ async def test_an_append_on_condition() -> None:
             await client.append("doc", 3, if_match=first)
         assert mismatch.value.detail["offset"] == second
         assert (await client.read("doc")).messages == [b"1", b"2"]
+
+
+async def test_a_server_that_ignores_the_condition_is_found_out() -> None:
+    ignoring = httpx.MockTransport(lambda _: httpx.Response(204, headers={"stream-next-offset": "7"}))
+    async with Client("http://headwater.test", transport=ignoring) as client:
+        assert await client.append("doc", 1) == "7"
+        with pytest.raises(ConditionIgnored, match="carried out unconditionally") as ignored:
+            await client.append("doc", 1, if_match="3")
+    assert ignored.value.detail["offset"] == "7"
+    with SyncClient("http://headwater.test", transport=ignoring) as sync:
+        assert sync.append("doc", 1) == "7"
+        with pytest.raises(ConditionIgnored):
+            sync.append("doc", 1, if_match="3")
+
+
+async def test_what_is_known_of_a_stream() -> None:
+    kept = Retention(seconds=3600, messages=5)
+    async with on_a_server() as (_, client):
+        await client.create("a b?", 1, 2, retention=kept)
+        assert not await client.create("a b?", retention=kept)
+        with pytest.raises(StreamExists):
+            await client.create("a b?", retention=Retention(messages=5))
+        async with client.follow("a b?") as reader:
+            await anext(reader)
+            info = await client.info("a b?")
+            assert (info.name, info.state, info.readers, info.producers, info.messages, info.bytes) == (
+                "a b?", "open", 1, 0, 2, 2,
+            )  # fmt: skip
+            assert (await client.list())[0] == [StreamInfo(**facts(info) | {"retention": None, "producers": None})]
+        assert info.retention == (await client.head("a b?")).retention == kept
+        for bad in (Retention(), Retention(bytes=0), Retention(seconds=-1)):
+            with pytest.raises(BadRequest, match="seconds=N"):
+                await client.create("bad", retention=bad)
+        with pytest.raises(StreamNotFound):
+            await client.info("bad")
+        with pytest.raises(BadRequest, match="not its URL"):
+            await client.info("http://headwater.test/v1/stream/a")
+
+
+def facts(info: StreamInfo) -> dict:
+    return {name: getattr(info, name) for name in StreamInfo.__struct_fields__}
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+LEADING_ELSEWHERE = (
+    "..", ".", "chat/../secret/admin", "a/../b", "q/./dot", "a/..", "a/%2e%2e/b", "%2E", "a%2f..%2fb", ".%2e/b",
+    "http://headwater.test/v1/stream/a/../b", "http://headwater.test/v1/stream/%2e%2e/b?offset=-1",
+)  # fmt: skip
+
+
+def never(_: httpx.Request) -> httpx.Response:
+    pytest.fail("this must not be asked")
+
+
+@pytest.mark.parametrize("name", LEADING_ELSEWHERE)
+async def test_a_name_that_leads_to_another_stream_is_never_asked_for(name: str) -> None:
+    async with Client("http://headwater.test", transport=httpx.MockTransport(never)) as client:
+        for ask in (
+            lambda: client.create(name),
+            lambda: client.append(name, 1),
+            lambda: client.close(name),
+            lambda: client.delete(name),
+            lambda: client.read(name),
+            lambda: client.head(name),
+            lambda: client.fork(name, "b"),
+            lambda: client.fork("a", name),
+        ):
+            with pytest.raises(BadRequest, match=r"no segments \. or \.\."):
+                await ask()
+        with pytest.raises(BadRequest, match=r"not its URL|no segments"):
+            await client.info(name)
+        for begin in (client.follow, client.producer):
+            with pytest.raises(BadRequest, match="no segments"):
+                begin(name)
+    with SyncClient("http://headwater.test", transport=httpx.MockTransport(never)) as sync:
+        for ask in (
+            lambda: sync.create(name),
+            lambda: sync.append(name, 1),
+            lambda: sync.close(name),
+            lambda: sync.delete(name),
+            lambda: sync.read(name),
+            lambda: sync.producer(name),
+        ):
+            with pytest.raises(BadRequest, match="no segments"):
+                ask()
+
+
+@pytest.mark.parametrize("name", ["what?", "no#1", "100%", "a%2fb", "a%20b", "...", "a/..b/.c", "a+b&c=d", "a:b@c;d,e"])
+async def test_a_name_is_the_name_whatever_it_would_mean_in_a_url(name: str) -> None:
+    async with on_a_server() as (streams, client):
+        await client.create(name, 1, closed=True)
+        assert [found for found, _ in await streams.list()] == [name]
+        assert (await client.read(name)).messages == [b"1"]
+        assert (await client.info(name)).name == name
+        for by in ("auto", "durable", "sse", "long-poll"):
+            assert [event.json() async for event in client.follow(name, by=by)] == [1]
+        assert await client.fork(name, "fork")
+        assert (await client.read("fork")).messages == [b"1"]
+
+
+async def test_what_is_no_name_and_no_key_is_said() -> None:
+    async with Client("http://headwater.test", transport=httpx.MockTransport(never)) as client:
+        with pytest.raises(BadRequest, match="is text"):
+            await client.create("a\udcff")
+    with pytest.raises(BadRequest, match="key is made of visible ASCII") as refused:
+        Client("http://headwater.test", key="s\u00e9cret")
+    assert "cret" not in str(refused.value)
 
 
 async def test_forks_share_their_beginning_only() -> None:

@@ -1,6 +1,7 @@
 """http/app.py: routes, errors that show nothing, mounting, lifespan, and what every answer carries."""
 
 import asyncio
+import functools
 import logging
 
 import httpx
@@ -14,7 +15,9 @@ from headwater import Streams
 from headwater.errors import HeadwaterError, StoreUnavailable
 from headwater.http import App
 from headwater.http.exchange import Exchange
-from headwater.problems import answer
+from headwater.http.outages import UNREADY_SECONDS
+from headwater.problems import Seldom, answer
+from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
 from http_site import open_site
 
@@ -222,3 +225,59 @@ async def test_the_streams_readers_are_let_go_when_the_application_is_cancelled(
             call.task.cancel()
         await asyncio.wait([call.task for call in calls])
         assert site.streams.statistics()["readers"] == 0
+
+
+class Full(MemoryStore):
+    """A store whose disk is full for a while."""
+
+    full = False
+
+    def commit(self, *args):
+        if not self.full:
+            return super().commit(*args)
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(StoreUnavailable(f"{id(self)}.db cannot grow: the disk is full"))
+        return future
+
+
+@virtual_time
+async def test_a_store_that_fails_is_in_the_log_and_the_server_is_not_ready(caplog):
+    store, clock = Full(), asyncio.get_running_loop().time
+    async with Streams(store) as streams:
+        app = App(streams)
+        app._outages._clock = clock
+        site = Client(app)
+        put = functools.partial(site.ask, "PUT", content_type="text/plain")
+        assert (await put("/v1/stream/a")).status == 201
+        store.full = True
+        for _ in range(20):
+            failed = await site.ask("POST", "/v1/stream/a", "x", content_type="text/plain")
+            assert (failed.status, failed.json()["error"]["code"]) == (503, "store_unavailable")
+            assert "disk" not in failed.text
+        ready = await site.ask("GET", "/readyz")
+        assert (ready.status, ready.text, "retry-after" in ready.headers) == (503, "store unavailable\n", True)
+        assert (await site.ask("GET", "/v1/stream/a")).status == 200
+        assert (await site.ask("GET", "/readyz")).status == 503, "that it can be read says nothing"
+        assert [(r.name, r.levelname) for r in caplog.records] == [("headwater.store", "ERROR")]
+        assert caplog.messages == [f"a request failed: {id(store)}.db cannot grow: the disk is full"]
+        store.full = False
+        assert (await put("/v1/stream/b")).status == 201
+        assert (await site.ask("GET", "/readyz")).status == 200
+        store.full = True
+        assert (await put("/v1/stream/c")).status == 503
+        await asyncio.sleep(UNREADY_SECONDS - 0.1)
+        assert (await site.ask("GET", "/readyz")).status == 503
+        await asyncio.sleep(0.2)
+        assert (await site.ask("GET", "/readyz")).status == 200, "else nobody would be sent here to find it well"
+
+
+def test_the_same_line_comes_seldom():
+    now = [0.0]
+    seldom = Seldom(10, lambda: now[0])
+    passed = []
+    for at, line in [(0, "a"), (1, "a"), (2, "b"), (9.9, "a"), (10, "a"), (11, "a"), (12, "b"), (100, "c")]:
+        now[0] = at
+        if seldom.filter(logging.LogRecord("x", logging.ERROR, "", 0, "%s", (line,), None)):
+            passed.append((at, line))
+    assert passed == [(0, "a"), (2, "b"), (10, "a"), (12, "b"), (100, "c")]
+    assert list(seldom._passed) == ["c"], "what is over is forgotten"

@@ -11,6 +11,7 @@ from asgi_client import Client
 from headwater import Limits, Streams
 from headwater.http import App
 from headwater.http.auth import Keys, Principal
+from headwater.model import Retention
 from headwater.testing import virtual_time
 from http_site import Site, facts, open_site, refused
 
@@ -241,3 +242,18 @@ async def test_a_fork_is_followed_across_the_border_and_to_its_own_end():
             assert (b"three" in call.body, b"not for forks" in call.body, call.ended) == (True, False, True)
         assert calls[0].body == b"onetwothree"
         assert facts(await site.ask("HEAD", "src")).get("stream-closed") is None
+
+
+@virtual_time
+async def test_a_fork_where_nothing_is_kept_says_where_it_could_be():
+    async with open_site(
+        Limits(sweep_seconds=1), known_offsets=False, retention=[("src", Retention(messages=2))]
+    ) as site:
+        at = await offsets(site, "src", *(["x"] * 10))
+        while "stream-earliest-offset" not in (head := await site.ask("HEAD", "src")).headers:
+            await asyncio.sleep(1)
+        gone = await site.put("f", **SOURCE, stream_fork_offset=at[0])
+        refused(gone, 410, "offset_gone")
+        assert gone.headers["stream-earliest-offset"] == head.headers["stream-earliest-offset"]
+        earliest = gone.json()["error"]["earliest"]
+        assert (await site.put("f", **SOURCE, stream_fork_offset=earliest)).status == 201

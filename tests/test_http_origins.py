@@ -2,8 +2,8 @@
 
 import pytest
 
-from headwater.errors import Forbidden
-from headwater.http.origins import ALLOWED_HEADERS, EXPOSED_HEADERS, Origins
+from headwater.errors import BadRequest, Forbidden
+from headwater.http.origins import ALLOWED_HEADERS, EXPOSED_HEADERS, Origins, checked_origin
 from headwater.testing import virtual_time
 from http_site import open_site
 
@@ -130,6 +130,7 @@ async def test_preflight_allows_what_the_protocol_needs():
             assert call.headers["access-control-allow-headers"] == ALLOWED_HEADERS
             assert call.headers["access-control-max-age"] == "86400"
         needed = {"if-none-match", "last-event-id", "content-type", "authorization", "producer-seq", "idempotency-key"}
+        needed |= {"stream-outcome", "stream-closed", "stream-retention", "if-match", "stream-fork-sub-offset"}
         assert needed <= set(ALLOWED_HEADERS.split(", "))
         shown = {"stream-next-offset", "stream-cursor", "stream-sse-data-encoding", "x-run-id", "location"}
         assert shown <= set(EXPOSED_HEADERS.split(", "))
@@ -148,3 +149,20 @@ async def test_a_refused_page_changes_nothing_and_is_told_in_json():
         assert (rebound.status, rebound.json()["error"]["code"]) == (403, "forbidden")
         broken = await site.ask("GET", "/healthz", origin="http://[::1")
         assert broken.status == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "loopback", APP, APP + "/", "http://[::1]:3000", "https://App.Example.com:8443", "app-x://a_b"]
+)
+def test_what_can_be_an_origin(text):
+    assert checked_origin(text) == text
+    assert Origins([text]).allows(text.lower().rstrip("/")) or text == "loopback"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "app.example.com", APP + "/x", APP + "?a", "https://", "https://*.example.com", "null", APP + ":x", "ä://b"],
+)
+def test_what_cannot_is_refused_with_one_that_can(text):
+    with pytest.raises(BadRequest, match="scheme://host"):
+        checked_origin(text)

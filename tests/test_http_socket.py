@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import http_site
 from headwater import Limits, Streams
 from headwater.cursor import Cursor
 from headwater.delivery import CONNECTION, Cut, Delivery, Policy
@@ -390,7 +391,7 @@ async def test_open_append_close():
         assert (late["code"], late["status"], late["detail"]) == (
             "stream_closed",
             409,
-            {"offset": appended["offset"]},
+            {"offset": appended["offset"], "outcome": "failed"},
         )
         page = await site.streams.read("s")
         assert [message.data for message in page.messages] == [b'{"a": 1}', b'"x"', b"[1, 2]"]
@@ -1098,3 +1099,30 @@ async def test_requests_that_are_refused_count_as_unanswered_with_all_their_byte
         client.take()
         for _ in range(10):
             assert (await client.next())["code"] == "bad_request"
+
+
+@virtual_time
+async def test_a_position_that_is_gone_says_where_what_is_kept_begins():
+    async with open_site() as site:
+        old = await site.streams.append("s", 0) if await site.streams.create("s", content_type="text/plain") else None
+        client = await site.opened()
+        assert (await client.ask("follow", id=7, stream="s", offset=str(old), credit=0))["op"] == "following"
+        await site.streams.delete("s")
+        await site.streams.create("s", "new", content_type="text/plain")
+        earliest = str((await site.streams.read("s")).start)
+        interrupted = await client.next()
+        if interrupted["code"] == "stream_not_found":  # it was seen before the next one was made
+            interrupted = await client.ask("follow", id=7, stream="s", offset=str(old))
+        refused = await client.ask("follow", id=8, stream="s", offset=str(old))
+        for said in (interrupted, refused):
+            assert (said["code"], said["status"], said["detail"]) == ("offset_gone", 410, {"earliest": earliest})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@virtual_time
+async def test_a_plain_request_is_told_what_to_ask_for(method: str):
+    async with http_site.open_site() as site:
+        call = await site.ask(method, "/v1/ws")
+        http_site.refused(call, 426, "upgrade_required")
+        assert (call.headers["upgrade"], call.headers["connection"]) == ("websocket", "upgrade")
+        assert "headwater.v1" in call.json()["error"]["message"]

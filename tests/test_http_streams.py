@@ -599,7 +599,7 @@ async def test_methods():
         for method in ("PATCH", "TRACE", "QUERY"):
             call = await site.ask(method, "t")
             assert (call.status, call.headers["allow"]) == (405, "PUT, POST, GET, HEAD, DELETE, OPTIONS")
-            safe(call)
+            refused(call, 405, "method_not_allowed")
         assert (await site.ask("OPTIONS", "t")).status == 204
         assert (await site.ask("OPTIONS", "none")).status == 204
 
@@ -678,3 +678,68 @@ async def test_a_second_base_names_the_same_streams():
             assert (await site.ask("PUT", path, content_type="text/plain")).status == 200
         for path in ("/streams", "/streams/", "/stream/x", "/v1/streams//", "/x/streams/chat"):
             assert (await site.ask("GET", path)).status == 404
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "cancelled"])
+@virtual_time
+async def test_a_stream_that_is_made_closed_may_say_how_it_ended(outcome):
+    async with open_site() as site:
+        ended = {"stream_closed": "true", "stream_outcome": outcome}
+        made = await site.put("t", "all", **ended)
+        assert (made.status, made.headers["stream-outcome"]) == (201, outcome)
+        again = await site.put("t", "all", stream_closed="true")
+        assert (again.status, again.headers["stream-outcome"]) == (200, outcome)
+        for late in (await site.post("t", "more"), await site.put("t"), await site.post("t", "more", **ended)):
+            assert (late.status, late.headers["stream-closed"]) == (409, "true")
+            assert late.headers["stream-next-offset"] == at(1)
+            assert late.headers["stream-outcome"] == late.json()["error"]["outcome"] == outcome
+
+
+@virtual_time
+async def test_the_first_outcome_counts():
+    async with open_site() as site:
+        await site.put("t")
+        ended = await site.ask("POST", "t", stream_closed="true", stream_outcome="failed")
+        again = await site.ask("POST", "t", stream_closed="true", stream_outcome="completed")
+        assert (ended.status, again.status) == (204, 204)
+        assert ended.headers["stream-outcome"] == again.headers["stream-outcome"] == "failed"
+        await site.put("u", stream_closed="true")
+        silent = await site.post("u", "x")
+        assert (silent.status, silent.headers["stream-closed"], "stream-outcome" in silent.headers) == (
+            409,
+            "true",
+            False,
+        )
+
+
+@virtual_time
+async def test_an_outcome_that_says_nothing_is_refused():
+    async with open_site() as site:
+        for closed in ("true", "false"):
+            refused(await site.put("t", "x", stream_closed=closed, stream_outcome="great"), 400, "bad_request")
+        for open_ in (await site.put("t", stream_outcome="failed"), await site.post("t", "x", stream_outcome="failed")):
+            refused(open_, 400, "bad_request")
+            assert "Stream-Closed" in open_.json()["error"]["message"]
+        assert await site.streams.list() == []
+
+
+@virtual_time
+async def test_addresses_that_are_no_utf8_name_nothing():
+    async with open_site() as site:
+        for method in ("PUT", "GET", "DELETE"):
+            for name in ("al%FE", "al%FF", "%C3", "a%2F%ED%A0%80"):
+                refused(await site.ask(method, name), 400, "bad_request")
+        refused(await site.put("f", stream_forked_from="/v1/stream/al%FF"), 400, "bad_request")
+        refused(await site.ask("GET", "/v1/streams?prefix=al%FF"), 400, "bad_request")
+        assert (await site.put("al%EF%BF%BD%C3%A4")).status == 201
+        assert [name for name, _ in await site.streams.list()] == ["al\N{REPLACEMENT CHARACTER}ä"]
+
+
+@virtual_time
+async def test_what_live_may_be_is_said_before_what_it_needs():
+    async with open_site() as site:
+        await site.put("t")
+        for query in ("live=bogus", "live=bogus&offset=-1", "live="):
+            call = await site.ask("GET", f"t?{query}")
+            refused(call, 400, "bad_request")
+            assert "sse or long-poll" in call.json()["error"]["message"]

@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -73,7 +77,9 @@ async def test_pull_wake_as_a_worker_sees_it():
     async with site() as here:
         await here.put("wakes", "[]", "application/json")
         await put(here, PULL)
-        refused(await here.ask("POST", f"{S}/claim", js({"worker": "me"})), 409, "NO_PENDING_WORK")
+        nothing = await here.ask("POST", f"{S}/claim", js({"worker": "me"}))
+        refused(nothing, 409, "NO_PENDING_WORK")
+        assert nothing.json()["error"]["retry"] is True
         await here.put("mail/a", "1", "application/json")
         claim = await here.ask("POST", f"{S}/claim", js({"worker": "me"}))
         assert claim.status == 200
@@ -357,3 +363,42 @@ async def test_rules_of_another_kind_are_asked_too():
         refused(await put(here, PULL | wake | {"pattern": "**"}), 403, "forbidden")
         refused(await put(here, PULL | wake | {"pattern": "tenant/**"}), 403, "forbidden")
         assert (await put(here, PULL | wake | {"pattern": "tenant/*/**"})).status == 201
+
+
+def printed(example):
+    """The requests of an example in docs/subscriptions.md: method, URL, body."""
+    page = (Path(__file__).parent.parent / "docs" / "subscriptions.md").read_text()
+    text = re.search(rf"<!-- {example}: .*?```\n(.*?)```", page, re.DOTALL)[1].replace("\\\n", " ")
+    for line in text.splitlines():
+        words = shlex.split(line.replace("$S", "/v1/stream").replace("$J", "J"))
+        said = dict(itertools.pairwise(words))
+        (url,) = [word for word in words if word.startswith("/v1/")]
+        yield said.get("-X", "GET"), url, said.get("-d", "")
+
+
+async def test_the_webhook_of_the_docs_works_as_printed():
+    async with Receiver(usual=DONE) as receiver, site() as here:
+        for method, url, body in printed("webhook"):
+            body = body.replace("http://localhost:8080/hook", receiver.url)
+            assert (await here.ask(method, url, body, content_type="application/json")).status in (201, 204)
+        wake = json.loads((await receiver.next()).body)
+        assert wake.keys() == {
+            "subscription_id", "wake_id", "generation", "streams", "callback_url", "callback_token",
+        }  # fmt: skip
+        assert wake["streams"][0].keys() >= {"path", "acked_offset", "tail_offset", "has_pending"}
+
+
+async def test_the_worker_of_the_docs_works_as_printed():
+    async with site() as here:
+        *making, looking, claiming = printed("pull-wake")
+        for method, url, body in making:
+            assert (await here.ask(method, url, body, content_type="application/json")).status == 201
+        async with asyncio.timeout(10):
+            while (woken := (await here.ask(*looking)).json()) == []:
+                await asyncio.sleep(0.001)
+        assert [wake["stream"] for wake in woken] == ["images/1"]
+        claim = (await here.ask(*claiming)).json()
+        acks = [{"stream": one["path"], "offset": one["tail_offset"]} for one in claim["streams"]]
+        ack = {"wake_id": claim["wake_id"], "generation": claim["generation"], "acks": acks, "done": True}
+        done = await here.ask("POST", "__ds/subscriptions/resizer/ack", js(ack), **bearer(claim["token"]))
+        assert (done.status, done.json()) == (200, {"ok": True, "next_wake": False})

@@ -1,6 +1,8 @@
 """The README's example, as printed: a FastAPI application, the real SDK, a real model, a real server."""
 
+import ast
 import asyncio
+import inspect
 import os
 import re
 import socket
@@ -11,14 +13,16 @@ import httpx
 import pytest
 
 from headwater.errors import MissingExtra
+from headwater.streams import Streams
 from headwater.wire.sse import Decoder
+from test_client import serving
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-def example() -> str:
-    found = re.search(r"<!-- example: .*?-->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found, "the README's example is gone"
+def example(name: str = "example") -> str:
+    found = re.search(rf"<!-- {name}: [^\n]*-->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found, f"the README's {name} is gone"
     return found[1]
 
 
@@ -32,6 +36,38 @@ def test_files_named_in_the_tour_exist():
     for name in re.findall(r"`([a-z_/*.]+(?:\.py|/))`", tour):
         root = README.parent if name.startswith(("tests/", "src/")) else README.parent / "src" / "headwater"
         assert list(root.glob(name.rstrip("/"))), f"{name} is named in the README and does not exist"
+
+
+async def test_the_client_runs_as_printed_and_again() -> None:
+    """What was written before is there the second time: nothing is refused, nothing doubled."""
+    async with Streams("memory:") as streams, serving(streams) as port:
+        followed = example("followed").replace("4437", str(port))
+        synchronous = example("synchronous").replace("4437", str(port))
+        for times in (1, 2):
+            assert await printed(followed, 2 * times) == [{"n": 1}, {"n": 2}] * times
+            await asyncio.to_thread(exec, synchronous, {})
+            assert [message.data for message in (await streams.read("jobs/7")).messages] == [b'{"done":3}'] * times
+
+
+async def printed(source: str, count: int) -> list[object]:
+    """The last thing of each line that it prints, until there are so many; then it is stopped, as by Ctrl-C."""
+    said: asyncio.Queue[object] = asyncio.Queue()
+    code = compile(source, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    assert code.co_flags & inspect.CO_COROUTINE
+    running = asyncio.ensure_future(eval(code, {"print": lambda *words: said.put_nowait(words[-1])}))
+    lines = asyncio.ensure_future(take(said, count))
+    await asyncio.wait([running, lines], return_when=asyncio.FIRST_COMPLETED)
+    if not lines.done():
+        lines.cancel()
+        await running  # raises what went wrong
+        pytest.fail("it ended although the stream goes on")
+    running.cancel()
+    await asyncio.wait([running])
+    return lines.result()
+
+
+async def take(queue: "asyncio.Queue[object]", count: int) -> list[object]:
+    return [await queue.get() for _ in range(count)]
 
 
 @pytest.fixture

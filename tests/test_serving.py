@@ -45,6 +45,13 @@ WRONG = {
     "--max-appends-per-second inf": "--max-appends-per-second is",
     "--max-readers 0": "--max-readers is a whole number from 1 on",
     "--max-readers-per-client -5": "--max-readers-per-client is a whole number",
+    "--cors-origin app.example.com": "--cors-origin: 'app.example.com' is no origin: write scheme://host",
+    "--cors-origin https://a.example/x": "or * for all",
+    "--public-url streams.example": "--public-url: 'streams.example' is no address of a server",
+    "--public-url ftp://streams.example": "write https://host",
+    "--public-url https://streams.example/x?y=1": "--public-url: ",
+    "--public-url https://u:p@streams.example": "--public-url: ",
+    "--public-url https://streams.example:99999": "--public-url: ",
     "--heartbeat 0": "--heartbeat, --grace and --long-poll-timeout are seconds",
 }
 
@@ -64,6 +71,7 @@ def test_the_limits_are_off_unless_asked_for():
     off = (config.max_appends_per_second, config.max_readers, config.max_readers_per_client, config.sse_max_seconds)
     assert off == (None, None, None, None)
     assert config.retention == ()
+    check(ServeConfig(public_url="https://streams.example:8443/prefix/", cors_origins=["https://a.example", "*"]))
     with pytest.raises(BadRequest, match="--max-readers "):
         check(ServeConfig(max_readers=0))
 

@@ -79,6 +79,11 @@ def test_a_url_names_the_faster_mode_and_the_memory():
         ("sqlite://app.db", "sqlite:///file.db"),
         ("sqlite:///:memory:", "in memory: `memory:`"),
         ("sqlite:///app.db?sync=off", "normal"),
+        ("sqlite:///app.db?sync=", "normal"),
+        ("sqlite:///app.db?foo=1", "'foo' is not known; this store takes only sync"),
+        ("sqlite:///app.db?sync=normal&Sync", "'Sync' is not known"),
+        ("sqlite:///app.db?sync=full&sync=normal", "twice"),
+        ("memory:?sync=full", "takes none"),
     ],
 )
 def test_a_url_that_names_no_store_is_answered_with_one_that_does(url, hint):

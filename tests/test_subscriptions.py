@@ -651,3 +651,21 @@ async def test_the_bell_does_not_grow(tmp_path):
         assert (await streams.head(BELL)).config.retention.messages == 1
         with pytest.raises(StreamNotFound):
             await streams.head(PLACE + "s3")
+
+
+@virtual_time
+async def test_a_wake_stream_that_is_not_there_is_named_in_the_log(caplog):
+    async with opened() as (streams, subscriptions):
+        await subscriptions.make("s", PULL, HERE)
+        assert caplog.messages == ["subscription s: its wake_stream 'wakes' does not exist; create it"]
+        await subscriptions.make("s", PULL, HERE)
+        await subscriptions.make("t", PULL, HERE)
+        assert len(caplog.messages) == 2, "once for each that is made"
+        await subscriptions.delete("t")
+        await streams.create("mail/a", 1)
+        await until(lambda: len(caplog.messages) > 2)
+        assert (
+            caplog.messages[2] == "subscription s could not be woken: its wake_stream 'wakes' does not exist; create it"
+        )
+        await streams.create("wakes")
+        assert (await anext(wakes(streams)))["stream"] == "mail/a"

@@ -19,6 +19,7 @@ from headwater.wire.durable import (
     parse_expires_at,
     parse_fork,
     parse_if_match,
+    parse_outcome,
     parse_retention,
     parse_seq,
     parse_stamp,
@@ -330,3 +331,11 @@ def test_a_retention_is_some_bounds(text, kept):
 def test_what_is_no_retention(text):
     with pytest.raises(BadRequest, match="seconds=N, bytes=N, messages=N"):
         parse_retention(text)
+
+
+def test_an_outcome_goes_with_the_end():
+    assert parse_outcome(None, closes=False) is None
+    assert parse_outcome("failed", closes=True) == "failed"
+    for text, closes in (("failed", False), ("", True), ("Failed", True)):
+        with pytest.raises(BadRequest, match="Stream-Outcome"):
+            parse_outcome(text, closes=closes)

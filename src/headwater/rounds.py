@@ -74,7 +74,7 @@ class Rounds:
                 due = one.due()
                 if due <= now:
                     one.look_after()
-                    due = now + ROUND_SECONDS
+                    due = (math.floor(now / ROUND_SECONDS) + 1) * ROUND_SECONDS  # the next round, and no later
                 self._put(one, due)
         self._timer = None
         if self._bucket_of:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, cast
 
 import typer
 
-from headwater.cli.places import DEFAULT_SERVER, Key, Server, address
+from headwater.cli.places import DEFAULT_SERVER, Key, Server, address, with_key
 from headwater.client import Client
 from headwater.errors import BadRequest, StreamNotFound
 
@@ -43,7 +43,7 @@ def append(
         raise BadRequest("there is nothing to append: give a message, or - for the lines of stdin")
     base, path = address(path, server)
     # A loop that runs only while a request does: waiting for stdin stays an ordinary read, which Ctrl-C ends.
-    with asyncio.Runner() as runner:
+    with with_key(key), asyncio.Runner() as runner:
         client = Client(base, key=key)
         try:
             kind = runner.run(_type_of(client, path, content_type, create=create))

@@ -12,12 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, existing
+from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, existing, with_key
 from headwater.client import Client, StreamInfo
 from headwater.model import Head
 from headwater.streams import Streams
 
 PAGE: Final = 500
+UNBOUNDED: Final = 100_000
+"""Columns."""
 OWN: Final = "headwater/"
 """What the server keeps for itself."""
 
@@ -38,7 +40,8 @@ def ls(
     [dim]$[/] headwater ls --store sqlite:///headwater.db
     """
     found = _of_server(server, key, prefix) if store is None else _of_store(existing(store), prefix)
-    asyncio.run(_print(found, as_json))
+    with with_key(key):
+        asyncio.run(_print(found, as_json))
 
 
 async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
@@ -59,7 +62,8 @@ async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
             stream.name, stream.content_type, state, *figures, _ago(now - (stream.appended or stream.created or now))
         )
     if table.row_count:
-        Console(highlight=False, markup=False).print(table, crop=False, soft_wrap=True)
+        # Whole on any terminal and in a pipe: a table never asks for more width than its columns need.
+        Console(highlight=False, markup=False, width=UNBOUNDED).print(table, crop=False, soft_wrap=True)
     else:
         typer.echo("no streams", err=True)
 
@@ -93,11 +97,13 @@ def _info(name: str, head: Head) -> StreamInfo:
         closed=head.closed,
         outcome=head.outcome,
         messages=head.tail - head.start,
-        bytes=head.size,
+        state="closed" if head.closed else "open",
+        bytes=head.size - head.trimmed,
         created=head.created,
         appended=head.appended,
         ttl=head.config.ttl,
         expires_at=head.config.expires_at,
+        retention=head.config.retention,
     )
 
 

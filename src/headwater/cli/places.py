@@ -6,13 +6,15 @@ Knows the options that several commands share, and how a stream is named on a co
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
 
-from headwater.errors import BadRequest
+from headwater.errors import BadRequest, Unauthorized
 from headwater.stores import store_from_url
 from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Streams
@@ -44,6 +46,16 @@ def address(target: str, server: str) -> tuple[str, str]:
     if _RUN.fullmatch(parts.path[parts.path.find("/v1/") :]):
         target = parts._replace(path=f"{parts.path.rstrip('/')}/events").geturl()
     return f"{parts.scheme}://{parts.netloc}", target
+
+
+@contextmanager
+def with_key(key: str | None) -> Iterator[None]:
+    """Around what is asked of a server: one that wants a key is answered on a command line, and not in a header."""
+    try:
+        yield
+    except Unauthorized as error:
+        wrong = "the server wants a key" if key is None else "the server does not know this key"
+        raise Unauthorized(f"{wrong}: give one with --key KEY, or in HEADWATER_KEY") from error
 
 
 def existing(store: str) -> Streams:

@@ -57,8 +57,8 @@ SseMax = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
-        help="After so long (10 % more or less) a live SSE response ends, and its client comes back for the next; "
-        "nothing is lost. For CDNs that make one request of many: they need responses that end, say 60.",
+        help="After so long (10 % more or less, to the second) a live SSE response ends, and its client comes back for "
+        "the next; nothing is lost. For CDNs that make one request of many: they need responses that end, say 60.",
         show_default="never",
     ),
 ]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import typer
 
-from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, address, existing
+from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, address, existing, with_key
 from headwater.client import Client, Event, Retry, Unreachable
 from headwater.errors import HeadwaterError
 from headwater.streams import Streams
@@ -72,7 +72,8 @@ def tail(
     if store is not None:
         outcome = asyncio.run(_from_store(existing(store), target, from_, printer.show))
     else:
-        outcome = asyncio.run(_from_server(*address(target, server), key, from_, printer.show))
+        with with_key(key):
+            outcome = asyncio.run(_from_server(*address(target, server), key, from_, printer.show))
     printer.finish()
     if outcome in ("failed", "cancelled"):
         _note(f"the stream ended as {outcome}")

@@ -167,7 +167,7 @@ def offset_after(response: httpx.Response, if_match: str | None = None) -> str:
     offset = response.headers.get("stream-next-offset", "")
     if if_match is not None and "etag" not in response.headers:  # who compares says what to compare next
         raise ConditionIgnored(
-            "the append was carried out unconditionally: this server does not know if_match (only Headwater servers do)",
+            "the append was carried out unconditionally: this server ignores if_match, which Headwater servers know",
             offset=offset,
         )
     return str(offset)

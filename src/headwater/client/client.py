@@ -229,8 +229,8 @@ class Client:
 
         bytes and str are taken as they are, anything else becomes JSON. A stream of another content type takes one
         message at a time. `if_match`: only if the stream ends at this offset; else OffsetMismatch, whose
-        `detail["offset"]` is where it ends. A server that is not Headwater may know nothing of that, and append at once:
-        then ConditionIgnored says so, afterwards. Raises StreamNotFound, StreamClosed, ContentTypeMismatch, TooLarge, ….
+        `detail["offset"]` is where it ends. A server that is not Headwater may ignore that and append at once; then
+        ConditionIgnored says so, afterwards. Raises StreamNotFound, StreamClosed, ContentTypeMismatch, TooLarge, ….
         """
         ask = asking.append(path, values, content_type=content_type, close=close, if_match=if_match)
         return asking.offset_after(await self._ask(ask), if_match)

@@ -24,7 +24,8 @@ from headwater.http.exchange import Exchange
 from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
-from headwater.http.socket import SocketResource
+from headwater.http.outages import Outages
+from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
 from headwater.problems import RETRY_AFTER_SECONDS, SAFETY_HEADERS, answer
@@ -66,8 +67,9 @@ class App:
         self._auth, self._origins = auth or OpenDoor(), origins or Origins()
         self._admission = admission or Admission()
         self._streams = StreamResource(self.delivery, self._admission, long_poll_seconds=long_poll_seconds)
+        self._outages = Outages(streams)
         self._subscriptions = SubscriptionResource(subscriptions)
-        self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission)
+        self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._runs = _resource(runs) if runs is not None else None
         self._agents = _agents(runs) if runs is not None else None
         self._openai = _openai(runs) if runs is not None else None
@@ -109,6 +111,7 @@ class App:
         except Cut:
             raise
         except Exception as error:
+            self._outages.note(error)
             if started:
                 raise
             await answer(error)(scope, receive, send_with_headers)  # type: ignore[arg-type]
@@ -132,9 +135,12 @@ class App:
         if path == "/healthz":
             return Response("ok\n", media_type="text/plain")
         if path == "/readyz":
-            if self._ready:
+            unready = self._unready
+            if unready is None:
                 return Response("ok\n", 200)
-            return Response("draining\n", 503, {"retry-after": str(RETRY_AFTER_SECONDS)})
+            return Response(f"{unready}\n", 503, {"retry-after": str(RETRY_AFTER_SECONDS)})
+        if path == PATH:
+            return not_upgraded(exchange.scope)
         return await self._of_runs(exchange, path)
 
     async def _of_runs(self, exchange: Exchange, path: str) -> Response | None:
@@ -162,8 +168,11 @@ class App:
         raise NotFound("there is nothing at this path")
 
     @property
-    def _ready(self) -> bool:
-        return self.streams.is_open and not self.streams.draining
+    def _unready(self) -> str | None:
+        """Why no more clients should be sent here."""
+        if not self.streams.is_open or self.streams.draining:
+            return "draining"
+        return "store unavailable" if self._outages.is_out else None
 
 
 async def _nowhere(_: Exchange) -> Response:

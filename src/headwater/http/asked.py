@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ from headwater.http.access import HOUSEKEEPING, RESERVED
 from headwater.http.admission import Admission
 from headwater.http.auth import Action, Auth, Principal
 from headwater.http.channels import Channel, Channels
+from headwater.http.facts import add_facts
+from headwater.http.outages import Outages
 from headwater.model import Config, Offset
+from headwater.problems import told
 from headwater.streams import Streams
 from headwater.wire import durable, multiplex
-
-_log = logging.getLogger("headwater.http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Door(NamedTuple):
     auth: Auth
     admission: Admission
     limits: SocketLimits
+    outages: Outages
 
 
 class Goodbye(NamedTuple):
@@ -72,7 +73,7 @@ class Asked:
     ) -> None:
         """`headers`, `address`: of whoever opened the socket; `wake` is called when there is something to say."""
         self._streams, self._headers, self._address, self.principal = streams, headers, address, principal
-        self._auth, self._admission, self._limits = door
+        self._auth, self._admission, self._limits, self._outages = door
         self._wake = wake
         self.channels = Channels(streams, self._limits.channels, wake)
         self._answers: deque[tuple[multiplex.Answer, int]] = deque()
@@ -217,6 +218,8 @@ class Asked:
             try:
                 self._say(await work(), size)
             except Exception as error:  # noqa: BLE001 -- whatever it was, it is answered, and the socket goes on
+                self._outages.note(error)
+                await add_facts(error, self._streams, stream)
                 self._refuse(error, op.ref, getattr(op, "id", None), size)
 
         self._turns.put(stream, carry_out)
@@ -334,14 +337,6 @@ class _Turns:
         for task in self.tasks:
             task.cancel()
         await self.settle()
-
-
-def told(error: Exception) -> HeadwaterError:
-    """`error` as a client may know it."""
-    if isinstance(error, HeadwaterError):
-        return error
-    _log.error("a request on a socket failed", exc_info=error)
-    return HeadwaterError("the server could not carry this out; its log says why")
 
 
 def _needed(frame: multiplex.Frame) -> tuple[str, list[Action]]:

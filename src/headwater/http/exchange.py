@@ -17,6 +17,7 @@ from headwater.delivery import Receive, Scope, Send
 from headwater.errors import BadRequest, TooLarge
 from headwater.http.admission import place
 from headwater.http.auth import Action, Auth, Principal
+from headwater.wire.durable import unescaped
 
 _DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 
@@ -37,7 +38,13 @@ class Exchange:
 
     @property
     def path(self) -> str:
-        """The path within this application, wherever it is mounted; `%2F` counts as the slash it stands for."""
+        """The path within this application, wherever it is mounted; `%2F` counts as the slash it stands for.
+
+        Raises BadRequest where its escapes are no UTF-8: servers put the same character for all of those.
+        """
+        raw = self.scope.get("raw_path") or b""
+        if b"%" in raw and unescaped(raw.decode("latin-1")) is None:
+            raise BadRequest("the escapes of this address are no UTF-8")
         path: str = self.scope["path"]
         return path.removeprefix(self.prefix)
 
@@ -69,12 +76,18 @@ class Exchange:
         """A query parameter, None where it is absent. Raises BadRequest where it stands twice."""
         if self._query is None:
             self._query = {}
-            for key, value in parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True):
+            for key, value in self._pairs():
                 self._query.setdefault(key, []).append(value)
         values = self._query.get(name, [])
         if len(values) > 1:
             raise BadRequest(f"{name} is given more than once")
         return values[0] if values else None
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        try:
+            return parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError as error:
+            raise BadRequest("the escapes of this query are no UTF-8") from error
 
     async def body(self, most: int) -> bytes:
         """The whole body. Raises TooLarge beyond `most` bytes, before it is held in memory."""

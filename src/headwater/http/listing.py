@@ -12,6 +12,7 @@ from headwater.http.access import HOUSEKEEPING, may_read
 from headwater.http.exchange import Exchange
 from headwater.http.standing import earliest
 from headwater.model import Head
+from headwater.problems import not_allowed
 from headwater.streams import Streams
 
 MOST_LISTED = 1000
@@ -20,7 +21,7 @@ MOST_LISTED = 1000
 async def list_streams(exchange: Exchange, streams: Streams) -> Response:
     """`GET /v1/streams?prefix=&after=&limit=`: the streams this principal may read, by name."""
     if exchange.method not in ("GET", "HEAD"):
-        return Response(status_code=405, headers={"allow": "GET"})
+        return not_allowed(["GET"])
     prefix = exchange.query("prefix") or ""
     exchange.authorize("list", prefix)
     limit, after, more = exchange.whole_number("limit", 100, MOST_LISTED), exchange.query("after"), True
@@ -36,7 +37,7 @@ async def list_streams(exchange: Exchange, streams: Streams) -> Response:
 async def inspect_stream(exchange: Exchange, streams: Streams, name: str) -> Response:
     """`GET /v1/streams/{path}`: one of them, and what concerns it alone. Does not count as a read of it."""
     if exchange.method not in ("GET", "HEAD"):
-        return Response(status_code=405, headers={"allow": "GET"})
+        return not_allowed(["GET"])
     may_read(exchange, name)
     head = await streams.head(name)
     kept = head.config.retention

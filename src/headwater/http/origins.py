@@ -6,23 +6,25 @@ reach loopback: so pages of other origins are refused unless they were named, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from headwater.errors import Forbidden
+from headwater.errors import BadRequest, Forbidden
 
 LOOPBACK: Final = "loopback"
 """Stands for pages served from this machine, whatever their port: front ends in development."""
 
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?/?", re.ASCII | re.I)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 ALLOWED_METHODS: Final = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 ALLOWED_HEADERS: Final = (
     "accept, authorization, content-type, if-match, if-none-match, last-event-id, idempotency-key, x-run-id, "
-    "stream-ttl, stream-expires-at, stream-closed, stream-seq, stream-retention, producer-id, producer-epoch, "
-    "producer-seq, stream-forked-from, stream-fork-offset, stream-fork-sub-offset"
+    "stream-ttl, stream-expires-at, stream-closed, stream-outcome, stream-seq, stream-retention, producer-id, "
+    "producer-epoch, producer-seq, stream-forked-from, stream-fork-offset, stream-fork-sub-offset"
 )
 EXPOSED_HEADERS: Final = (
     "location, content-location, etag, retry-after, x-run-id, stream-next-offset, stream-up-to-date, stream-closed, "
@@ -31,12 +33,19 @@ EXPOSED_HEADERS: Final = (
 )
 
 
+def checked_origin(text: str) -> str:
+    """`text`, if a browser can send it as an Origin, or it is `*` or `loopback`. Raises BadRequest."""
+    if text not in ("*", LOOPBACK) and not _ORIGIN.fullmatch(text):
+        raise BadRequest(f"{text!r} is no origin: write scheme://host or scheme://host:port, or * for all")
+    return text
+
+
 class Origins:
     """The pages and host names that are welcome."""
 
     def __init__(self, allowed: Sequence[str] = (LOOPBACK,), hosts: Sequence[str] | None = None) -> None:
         """`allowed`: origins like https://app.example.com, `loopback`, or `*`; `hosts`: None accepts every name."""
-        self._allowed = frozenset(origin.rstrip("/") for origin in allowed)
+        self._allowed = frozenset(origin.rstrip("/").lower() for origin in allowed)
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts) | _LOOPBACK_HOSTS
 
     def __repr__(self) -> str:

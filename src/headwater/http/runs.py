@@ -12,6 +12,7 @@ from starlette.responses import Response
 from headwater.errors import BadRequest
 from headwater.formats import accepted
 from headwater.http.exchange import Exchange
+from headwater.problems import not_allowed
 from headwater.runs import Record, Run, Runs
 from headwater.runs.record import stream_of
 from headwater.runs.runs import When
@@ -45,19 +46,19 @@ class RunResource:
             return await self._start(exchange)
         if exchange.method in ("GET", "HEAD"):
             return await self._list(exchange)
-        return _not_allowed("GET, POST")
+        return not_allowed(["GET", "POST"])
 
     async def one(self, exchange: Exchange, run_id: str) -> Response:
         """`/v1/runs/{id}`"""
         if exchange.method not in ("GET", "HEAD"):
-            return _not_allowed("GET")
+            return not_allowed(["GET"])
         exchange.authorize("read", stream_of(run_id))
         return _json(await self._runs.record(run_id))
 
     async def events(self, exchange: Exchange, run_id: str) -> Response:
         """`/v1/runs/{id}/events`"""
         if exchange.method not in ("GET", "HEAD"):
-            return _not_allowed("GET")
+            return not_allowed(["GET"])
         exchange.authorize("read", stream_of(run_id))
         run = await self._runs.get(run_id)
         return run.response()
@@ -65,7 +66,7 @@ class RunResource:
     async def cancel(self, exchange: Exchange, run_id: str) -> Response:
         """`/v1/runs/{id}/cancel`"""
         if exchange.method != "POST":
-            return _not_allowed("POST")
+            return not_allowed(["POST"])
         exchange.authorize("cancel", stream_of(run_id))
         record = await self._runs.cancel(run_id, when=_when(await exchange.body(BODY_BYTES)))
         return _json(record, 202 if record.status == "running" else 200)
@@ -169,7 +170,3 @@ def _address(exchange: Exchange, run: Run) -> str:
 def _json(record: Record, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     fields = {"cache-control": "no-store", "x-run-id": record.id, **(headers or {})}
     return Response(msgspec.json.encode(record), status, fields, "application/json")
-
-
-def _not_allowed(allow: str) -> Response:
-    return Response(status_code=405, headers={"allow": allow})

@@ -17,21 +17,36 @@ from contextlib import suppress
 from typing import Any, Final
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
 from headwater.delivery import CONNECTION, LAST_WRITE_SECONDS, Cut, Delivery, Receive, Scope, Send
-from headwater.errors import BadRequest, Draining, Unauthorized
+from headwater.errors import BadRequest, Draining, HeadwaterError, Unauthorized
 from headwater.http.admission import Admission, place
-from headwater.http.asked import Asked, Door, Goodbye, SocketLimits, told
+from headwater.http.asked import Asked, Door, Goodbye, SocketLimits
 from headwater.http.auth import Auth, Principal
 from headwater.http.channels import Channel
+from headwater.http.facts import add_facts
 from headwater.http.origins import Origins
-from headwater.problems import answer
+from headwater.http.outages import Outages
+from headwater.problems import answer, told
 from headwater.wire import multiplex
 
 PATH: Final = "/v1/ws"
 
 AUTH_SECONDS: Final = 10.0
 """From the opening to a valid `auth`, where the request itself had no key."""
+
+
+class UpgradeRequired(HeadwaterError):
+    status, code = 426, "upgrade_required"
+
+
+def not_upgraded(scope: Scope) -> Response:
+    """The answer to a plain request at PATH (RFC 9110, 15.5.22)."""
+    response = answer(UpgradeRequired(f"open a WebSocket here, with the subprotocol {multiplex.SUBPROTOCOL}"))
+    if str(scope.get("http_version", "1.1")).startswith("1"):  # later ones know no such headers
+        response.headers["upgrade"], response.headers["connection"] = "websocket", "upgrade"
+    return response
 
 
 class SocketResource:
@@ -43,9 +58,10 @@ class SocketResource:
         auth: Auth,
         origins: Origins,
         admission: Admission,
+        outages: Outages,
         limits: SocketLimits | None = None,
     ) -> None:
-        self.delivery, self.door = delivery, Door(auth, admission, limits or SocketLimits())
+        self.delivery, self.door = delivery, Door(auth, admission, limits or SocketLimits(), outages)
         self._origins = origins
         self.sockets: set[Socket] = set()
 
@@ -204,6 +220,8 @@ class Socket:
         try:
             page = await channel.take(self._policy.chunk_bytes)
         except Exception as error:  # noqa: BLE001 -- it ends this channel, and no other
+            self._resource.door.outages.note(error)
+            await add_facts(error, self._streams, channel.stream)
             if self.channels.drop(channel):
                 await self._say(multiplex.interrupted(channel.id, channel.offset, told(error)))
             return

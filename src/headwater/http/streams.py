@@ -9,24 +9,25 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 from starlette.responses import Response
 
 from headwater.cursor import Cursor
 from headwater.delivery import Delivery
-from headwater.errors import BadOffset, BadRequest, Draining, HeadwaterError, NotAcceptable, OffsetGone
+from headwater.errors import BadOffset, BadRequest, Draining, HeadwaterError, NotAcceptable
 from headwater.formats import accepted, by_name
 from headwater.formats.durable import DurableEvents, body
 from headwater.formats.format import Format, is_text
 from headwater.http.access import may_read
 from headwater.http.admission import Admission
 from headwater.http.exchange import Exchange
+from headwater.http.facts import add_facts
 from headwater.http.standing import SANDBOX, earliest, position, state
 from headwater.http.writing import Writing
 from headwater.model import Page
 from headwater.positions import NOW
+from headwater.problems import not_allowed
 from headwater.wire import durable
 
 CACHEABLE: Final = "max-age=60, stale-while-revalidate=300"  # (10)
@@ -55,8 +56,12 @@ class StreamResource:
         """Carry out the request on stream `name`."""
         method = self._methods.get(exchange.method)
         if method is None:
-            return Response(status_code=405, headers={"allow": ", ".join(self._methods)})
-        return await method(exchange, name)
+            return not_allowed(self._methods)
+        try:
+            return await method(exchange, name)
+        except HeadwaterError as error:
+            await add_facts(error, self._streams, name)
+            raise
 
     async def _options(self, exchange: Exchange, name: str) -> Answer:
         return Response(status_code=204)  # CORS adds what it has to say
@@ -71,26 +76,18 @@ class StreamResource:
 
     async def _get(self, exchange: Exchange, name: str) -> Answer:
         may_read(exchange, name)
-        try:
-            return await self._read(exchange, name)
-        except OffsetGone as gone:
-            with suppress(HeadwaterError):  # gone altogether meanwhile
-                gone.detail["earliest"] = str(earliest(await self._streams.head(name)))
-            raise
-
-    async def _read(self, exchange: Exchange, name: str) -> Answer:
         offset, live = exchange.query("offset"), exchange.query("live")
         if offset == "":
             raise BadOffset("offset is empty; leave it out to read from the start")
+        if live not in (None, "sse", "long-poll"):
+            raise BadRequest("live is sse or long-poll")
         if live is not None:
             if offset is None:
                 raise BadRequest(f"live={live} needs an offset (-1 is the start, now the tail)")
             if live == "sse":
                 return await self._live(exchange, name, offset)
-            if live == "long-poll":
-                with self._admission.reader(exchange.client):
-                    return await self._long_poll(exchange, name, offset)
-            raise BadRequest("live is sse or long-poll")
+            with self._admission.reader(exchange.client):
+                return await self._long_poll(exchange, name, offset)
         format_name = exchange.query("format") or accepted(exchange.headers.get("accept", ""))
         if format_name is not None:
             return await self.follow(exchange, name, format_name)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from headwater.errors import BadRequest, NotFound
 from headwater.http.access import may_read, may_write
 from headwater.http.exchange import Exchange
+from headwater.problems import not_allowed
 from headwater.subscriptions import Subscriptions, Terms
 from headwater.subscriptions.refusals import InvalidRequest, SubscriptionNotFound, TokenInvalid
 from headwater.subscriptions.state import LEASE_MS
@@ -74,12 +75,12 @@ class SubscriptionResource:
             raise SubscriptionNotFound("there is nothing at this path")
         methods = self._actions[action]
         if exchange.method not in methods:
-            return _not_allowed(methods)
+            return not_allowed(methods)
         return await methods[exchange.method](exchange, id_)
 
     async def _keys(self, exchange: Exchange) -> Response:
         if exchange.method not in ("GET", "HEAD"):
-            return _not_allowed(["GET"])
+            return not_allowed(["GET"])
         keys = msgspec.json.encode(await self._subscriptions.keys())
         return Response(keys, 200, {"cache-control": "public, max-age=300"}, "application/jwk-set+json")
 
@@ -119,7 +120,7 @@ class SubscriptionResource:
 
     async def _remove(self, exchange: Exchange, id_: str, path: str) -> Response:
         if exchange.method != "DELETE":
-            return _not_allowed(["DELETE"])
+            return not_allowed(["DELETE"])
         await self._may(exchange, id_)
         await self._subscriptions.remove(id_, path.strip("/"))
         return Response(status_code=204)
@@ -252,7 +253,3 @@ def _address(exchange: Exchange) -> str:
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
-
-
-def _not_allowed(methods: Iterable[str]) -> Response:
-    return Response(status_code=405, headers={"allow": ", ".join(methods)})

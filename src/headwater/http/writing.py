@@ -13,11 +13,12 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from headwater.decide import KIND, Append, Create, ForkOf, Item, media_type
-from headwater.errors import BadRequest, ContentTypeMismatch, Forbidden, StreamClosed, StreamNotFound
+from headwater.errors import BadRequest, ContentTypeMismatch, Forbidden, OffsetGone, StreamClosed, StreamNotFound
 from headwater.formats.format import is_json
 from headwater.http.access import may_read, may_write
 from headwater.http.admission import Admission
 from headwater.http.exchange import Exchange
+from headwater.http.facts import add_facts
 from headwater.http.standing import state
 from headwater.model import Config
 from headwater.streams import Streams
@@ -38,17 +39,22 @@ class Writing:
         fork_of = durable.parse_fork(exchange.headers, exchange.prefix)
         if fork_of is not None:
             may_read(exchange, fork_of.source)
-        config = _config(exchange)
+        config, close, outcome = _config(exchange), *_ending(exchange)
         self._admission.write(exchange.client)
         data = await exchange.body(self._streams.limits.message_bytes)
         content_type = exchange.headers.get("content-type") or await self._type_left_out(name, fork_of, data)
         request = Create(
             Config(content_type, config.ttl, config.expires_at, config.retention),
             _items(content_type, data),
-            durable.parse_closed(exchange.headers.get("stream-closed")),
+            close,
+            outcome,
             fork_of=fork_of,
         )
-        decision = await self._streams.carry_out(name, request)
+        try:
+            decision = await self._streams.carry_out(name, request)
+        except OffsetGone as gone:
+            await add_facts(gone, self._streams, name if fork_of is None else fork_of.source)
+            raise
         answer = {**state(decision.head), "content-type": decision.head.config.content_type}
         if decision.what == "created":
             answer["location"] = _url(exchange)
@@ -68,7 +74,7 @@ class Writing:
 
     async def post(self, exchange: Exchange, name: str) -> Response:
         headers = exchange.headers
-        close = durable.parse_closed(headers.get("stream-closed"))
+        close, outcome = _ending(exchange)
         may_write(exchange, "close" if close else "append", name)
         self._admission.write(exchange.client)
         data = await exchange.body(self._streams.limits.message_bytes)
@@ -84,7 +90,6 @@ class Writing:
             raise BadRequest("give If-Match or the Producer- headers: a retried append would meet its own first try")
         items = await self._appended(name, content_type, data) if data else []
         sent_type, seq = content_type if data else None, durable.parse_seq(headers.get("stream-seq"))
-        outcome = durable.parse_outcome(headers.get("stream-outcome")) if close else None
         request = Append(items, sent_type, stamp, seq, close, outcome, expected, foreign=True)
         decision = await self._streams.carry_out(name, request)
         answer = {**state(decision.head), "etag": durable.tail_tag(decision.head.offset)}
@@ -122,6 +127,12 @@ class Writing:
 def _unconditional(exchange: Exchange) -> None:
     if "if-match" in exchange.headers:  # better than to do it on no condition
         raise BadRequest("If-Match is for appends; leave it out")
+
+
+def _ending(exchange: Exchange) -> tuple[bool, str | None]:
+    """Whether the stream is to be closed, and as what."""
+    close = durable.parse_closed(exchange.headers.get("stream-closed"))
+    return close, durable.parse_outcome(exchange.headers.get("stream-outcome"), closes=close)
 
 
 def _config(exchange: Exchange) -> Config:

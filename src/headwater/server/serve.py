@@ -15,8 +15,8 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -28,12 +28,13 @@ from headwater.http.app import App, Page
 from headwater.http.asked import SocketLimits
 from headwater.http.auth import Keys, OpenDoor
 from headwater.http.lifespan import drain, opened
-from headwater.http.origins import LOOPBACK, Origins
+from headwater.http.origins import LOOPBACK, Origins, checked_origin
 from headwater.retention import Rules
 from headwater.server.connection import Protocol, listen
 from headwater.server.upgraded import SocketProtocol
 from headwater.streams import Streams
 from headwater.subscriptions import Subscriptions
+from headwater.subscriptions.addresses import checked_public_url
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.runs import Runs
@@ -101,9 +102,23 @@ def check_values(config: ServeConfig) -> None:
         raise BadRequest("--sse-max-seconds is from 1 to 86400, like 60; leave it out for responses without an end")
     if config.max_appends_per_second is not None and not 0.001 <= config.max_appends_per_second <= 1_000_000:
         raise BadRequest("--max-appends-per-second is a number above 0, like 20; leave it out for no limit")
+    for origin in config.cors_origins:
+        with _named("--cors-origin"):
+            checked_origin(origin)
+    if config.public_url is not None:
+        with _named("--public-url"):
+            checked_public_url(config.public_url)
     for option, most in (("readers", config.max_readers), ("readers-per-client", config.max_readers_per_client)):
         if most is not None and most < 1:
             raise BadRequest(f"--max-{option} is a whole number from 1 on; leave it out for no limit")
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    try:
+        yield
+    except BadRequest as error:
+        raise BadRequest(f"{option}: {error}") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from headwater.errors import BadRequest
 from headwater.store import Store
@@ -13,13 +13,14 @@ from headwater.stores.sqlite import SqliteStore
 
 
 def _memory(url: SplitResult) -> Store:
+    _options(url)
     return MemoryStore()
 
 
 def _sqlite(url: SplitResult) -> Store:
     # sqlite:///app.db is relative, sqlite:////var/lib/app.db absolute: the form SQLAlchemy made familiar.
     path = unquote(url.path[1:])
-    synchronous = parse_qs(url.query).get("sync", ["full"])[-1]
+    synchronous = _options(url, "sync").get("sync", "full")
     if url.netloc or not path or path == ":memory:":
         raise BadRequest(
             "an SQLite store is named sqlite:///file.db (relative) or sqlite:////folder/file.db; in memory: `memory:`"
@@ -29,6 +30,18 @@ def _sqlite(url: SplitResult) -> Store:
     if synchronous == "normal":
         return SqliteStore(path, synchronous="normal")
     raise BadRequest("sqlite: `sync` is full (survives loss of power) or normal (faster)")
+
+
+def _options(url: SplitResult, *known: str) -> dict[str, str]:
+    """What stands in the query. Raises BadRequest for what the store does not know, or is said twice."""
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    unknown = [name for name, _ in pairs if name not in known]
+    if unknown:
+        takes = f"takes only {', '.join(known)}" if known else "takes none"
+        raise BadRequest(f"{url.scheme}: the option {unknown[0]!r} is not known; this store {takes}")
+    if len(pairs) > len(dict(pairs)):
+        raise BadRequest(f"{url.scheme}: an option is given twice")
+    return dict(pairs)
 
 
 STORES: Final[dict[str, Callable[[SplitResult], Store]]] = {"memory": _memory, "sqlite": _sqlite}

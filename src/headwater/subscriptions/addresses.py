@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from headwater.errors import BadRequest
 from headwater.subscriptions.refusals import WebhookUrlRejected
 
 LONGEST_URL: Final = 2048
@@ -136,3 +137,15 @@ async def reachable(target: Target) -> list[Address]:
         if not (address.is_loopback if target.is_local else is_public(address)):
             raise WebhookUrlRejected("the name of this host stands for an address that webhooks do not go to")
     return addresses
+
+
+def checked_public_url(url: str) -> str:
+    """`url`, if a webhook's receiver can be told to call back there. Raises BadRequest."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fits = False
+    if not fits or parts.username is not None or set(url) & set("?# ") or not (url.isascii() and url.isprintable()):
+        raise BadRequest(f"{url!r} is no address of a server: write https://host, with a port and a prefix if need be")
+    return url

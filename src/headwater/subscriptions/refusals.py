@@ -43,11 +43,11 @@ class Fenced(Conflict):
 class AlreadyClaimed(Conflict):
     """Detail: `current_holder` and `generation`."""
 
-    code = "ALREADY_CLAIMED"
+    code, retry = "ALREADY_CLAIMED", True
 
 
 class NoPendingWork(Conflict):
-    code = "NO_PENDING_WORK"
+    code, retry = "NO_PENDING_WORK", True
 
 
 class InvalidOffset(Conflict):

@@ -10,6 +10,7 @@ Cancellation: a change is wholly in or wholly out, as an append is.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from headwater.commits import checked_name
 from headwater.errors import BadRequest
 from headwater.streams import Streams
 from headwater.subscriptions import decisions, globs, tokens
+from headwater.subscriptions.addresses import checked_public_url
 from headwater.subscriptions.decisions import Proof
 from headwater.subscriptions.kept import Kept, linked, nothing
 from headwater.subscriptions.refusals import InvalidRequest, NoPendingWork, SubscriptionExists, SubscriptionNotFound
@@ -36,6 +38,8 @@ from headwater.subscriptions.state import (
 )
 from headwater.subscriptions.waking import MOST, Waking, streams_of
 from headwater.subscriptions.webhooks import Sender
+
+_log = logging.getLogger("headwater.subscriptions")
 
 LONGEST_ID: Final = 256
 LONGEST_TEXT: Final = 1024
@@ -56,7 +60,7 @@ class Subscriptions:
         """`webhooks_to_loopback`: for development, plain http to this machine; `public_url`: where this server is
         reached from outside, with its prefix, for callbacks; None: as whoever makes a subscription reached it."""
         self.streams = streams
-        self.public_url = None if public_url is None else public_url.rstrip("/")
+        self.public_url = None if public_url is None else checked_public_url(public_url).rstrip("/")
         self._waking = Waking(streams, sender or Sender(streams, loopback=webhooks_to_loopback))
         self._open = False
 
@@ -126,6 +130,8 @@ class Subscriptions:
         if self.public_url is not None:
             address = f"{self.public_url}/v1/stream"
         blank = State(id_, terms, self.streams.clock(), address, secrets.token_hex(32))
+        if terms.wake_stream is not None and not await Kept(self.streams, id_).heads([terms.wake_stream]):
+            _log.warning("subscription %s: its wake_stream %r does not exist; create it", id_, terms.wake_stream)
         heads = await Kept(self.streams, id_).heads(terms.streams)
         async for name, head in streams_of(self.streams, terms):
             heads[name] = head

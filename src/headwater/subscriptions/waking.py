@@ -358,9 +358,11 @@ class Waking:
             event = {"type": "wake", "subscription_id": kept.id, "stream": wake.stream}
             event |= {"generation": generation, "ts": now}
             item = Item(msgspec.json.encode(event))
-            await self._streams.carry_out(
-                state.terms.wake_stream or "", Append([item], "application/json", foreign=True)
-            )
+            name = state.terms.wake_stream or ""
+            try:
+                await self._streams.carry_out(name, Append([item], "application/json", foreign=True))
+            except StreamNotFound:
+                raise StreamNotFound(f"its wake_stream {name!r} does not exist; create it") from None
             return False
         event = {
             "subscription_id": kept.id,

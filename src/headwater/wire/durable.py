@@ -67,8 +67,10 @@ def parse_closed(text: str | None) -> bool:
     return text is not None and text.lower() == "true"
 
 
-def parse_outcome(text: str | None) -> str | None:
+def parse_outcome(text: str | None, *, closes: bool) -> str | None:
     """Stream-Outcome (PROTOCOL.md 4): how the stream ended that is closed by this request."""
+    if text is not None and not closes:
+        raise BadRequest("Stream-Outcome says how a stream ended: it goes with Stream-Closed: true")
     if text is not None and text not in OUTCOMES:
         raise BadRequest(f"Stream-Outcome is one of {', '.join(OUTCOMES)}")
     return text
@@ -110,6 +112,14 @@ def stream_name(path: str, prefix: str = "") -> str | None:
     return None
 
 
+def unescaped(path: str) -> str | None:
+    """A path without its escapes; None where they are no UTF-8: else many addresses would name one stream."""
+    try:
+        return unquote(path, errors="strict")
+    except UnicodeDecodeError:
+        return None
+
+
 def parse_fork(headers: Mapping[str, str], prefix: str = "") -> ForkOf | None:
     """Stream-Forked-From, Stream-Fork-Offset and Stream-Fork-Sub-Offset (4.2)."""
     names = ("stream-forked-from", "stream-fork-offset", "stream-fork-sub-offset")
@@ -118,7 +128,8 @@ def parse_fork(headers: Mapping[str, str], prefix: str = "") -> ForkOf | None:
         if (offset, sub_offset) != (None, None):
             raise BadRequest("Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From")
         return None
-    name = stream_name(unquote(source), prefix) if source.isascii() and not {"?", "#"} & set(source) else None
+    path = unescaped(source) if source.isascii() and not {"?", "#"} & set(source) else None
+    name = None if path is None else stream_name(path, prefix)
     if name is None:
         raise BadRequest(f"Stream-Forked-From is the path of a stream, like {prefix}{BASES[0]}name")
     anchor = None if offset is None else Offset.parse(offset)
