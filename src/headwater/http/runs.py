@@ -74,7 +74,7 @@ class RunResource:
     async def approvals(self, exchange: Exchange, run_id: str) -> Response:
         """`/v1/runs/{id}/approvals`"""
         if exchange.method != "POST":
-            return not_allowed("POST")
+            return not_allowed(["POST"])
         exchange.authorize("approve", stream_of(run_id))
         by = "" if exchange.auth.open_to_all else exchange.principal.name
         answers = _answers(await exchange.json(BODY_BYTES))
