@@ -62,9 +62,15 @@ function textPart(part) {
     draw(part) {
       element.toggleAttribute("data-open", part.open);
       element.toggleAttribute("data-retracted", part.retracted !== null);
-      show(part.retracted === null ? part.text : `This message was withdrawn: ${part.retracted}`);
+      show(part.retracted === null ? part.text : why(part.retracted));
     },
   };
+}
+
+function why(reason) {
+  return reason === "interrupted"
+    ? "The server went away here. What it had said is made again below."
+    : `This message was withdrawn: ${reason}`;
 }
 
 function reasoningPart() {
