@@ -122,7 +122,8 @@ def retry_after(headers: Mapping[str, str]) -> float:
 def _kinds(kind: type[HeadwaterError]) -> Iterator[type[HeadwaterError]]:
     yield kind
     for narrower in kind.__subclasses__():
-        yield from _kinds(narrower)
+        if narrower.__module__ == HeadwaterError.__module__:  # a server in this process has kinds of its own
+            yield from _kinds(narrower)
 
 
 # A server's missing package is its own affair: here it is an error like any other.
