@@ -1,6 +1,7 @@
 """Conversations: several runs that share the SDK's session, one at a time."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,28 @@ from headwater.sources.openai_agents import OpenAIAgent
 from run_processes import final_text, read, results, seen
 from scripted_model import Answer, calls, scripted
 
+sessions: list[SQLiteSession] = []
+
+
+@pytest.fixture(autouse=True)
+def sessions_are_closed() -> Iterator[None]:
+    """The SDK leaves that to whoever made them."""
+    yield
+    while sessions:
+        sessions.pop().close()
+
 
 def bot(
     folder: Path, *answers: Answer, busy: Busy = "refuse", asked: list[Any] | None = None, tools: Any = ()
 ) -> OpenAIAgent:
     heard = [] if asked is None else asked
     agent = Agent(name="bot", tools=list(tools), model=scripted(*answers, asked=heard.append))
-    return OpenAIAgent(agent).remembering(lambda thread: SQLiteSession(thread, folder / "chat.db"), busy=busy)
+
+    def session_of(thread: str) -> SQLiteSession:
+        sessions.append(SQLiteSession(thread, folder / "chat.db"))
+        return sessions[-1]
+
+    return OpenAIAgent(agent).remembering(session_of, busy=busy)
 
 
 def url(folder: Path) -> str:
