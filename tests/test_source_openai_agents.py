@@ -821,6 +821,7 @@ async def test_cancelling_in_mid_tool_cancels_an_async_tool() -> None:
     @function_tool
     async def slow() -> str:
         nonlocal was_cancelled
+        progress("begun")
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -830,7 +831,7 @@ async def test_cancelling_in_mid_tool_cancels_an_async_tool() -> None:
 
     model = ScriptedModel([[function_call("slow", {}, call_id="c")]])
     run = await cancelled_at(
-        Agent(name="A", model=model, tools=[slow]), lambda event: event.get("name") == agui.TOOL_STARTED
+        Agent(name="A", model=model, tools=[slow]), lambda event: event.get("name") == agui.TOOL_PROGRESS
     )
     assert was_cancelled
     assert run.of("TOOL_CALL_RESULT") == []
