@@ -115,7 +115,7 @@ async def run_lifespan(
 
 
 async def drain(streams: Streams, runs: Runs | None, producers: Producers | None = None) -> None:
-    """What is being made ends as interrupted, then every reader is told that the server goes away."""
+    """What is made here is left to another process, or ends as interrupted; then every reader is told of the end."""
     if runs is not None:
         await runs.interrupt()
     if producers is not None:
