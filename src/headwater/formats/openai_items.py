@@ -6,6 +6,7 @@ given out before never changes. Items know nothing of AG-UI, of other items, or 
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,7 +14,7 @@ Event: TypeAlias = dict[str, Any]
 """One event of a Response's stream, without its `sequence_number`."""
 
 
-class Item:
+class Item(abc.ABC):
     """What all of them say: when they come and when they are whole."""
 
     def __init__(self, id_: str, index: int) -> None:
@@ -24,9 +25,9 @@ class Item:
     def status(self) -> str:
         return "in_progress" if self.open else "completed"
 
+    @abc.abstractmethod
     def body(self) -> dict[str, Any]:
         """The item as it stands."""
-        raise NotImplementedError
 
     def opened(self) -> Iterator[Event]:
         yield {"type": "response.output_item.added", "output_index": self.index, "item": self.body()}
