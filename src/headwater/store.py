@@ -14,7 +14,7 @@ store must keep of the guarantees:
 
 Kept by the layers above, on that ground:
 
-- G8  closed is for ever, durable, and the last thing a reader sees; a stream whose maker died is closed as failed.
+- G8  closed is for ever, durable, and the last thing a reader sees; one whose maker died is gone on with or closed.
 - G9  memory is bounded whatever readers do: per reader a fixed window, per stream a ring, never a queue that grows.
 - G10 no byte of one stream, owner or tenant reaches another.
 
