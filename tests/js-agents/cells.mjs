@@ -66,8 +66,20 @@ export function resuming(inner) {
     const response = await inner(url, init)
     const location = response.headers.get("location")
     if (!response.ok || !location) return response
-    return new Response(ReadableStream.from(resumed(inner, response, new URL(location, url), init?.signal)), response)
+    return new Response(asStream(resumed(inner, response, new URL(location, new Request(url).url), init?.signal)), response)
   }
+}
+
+// What ReadableStream.from does, for browsers that do not have it.
+function asStream(chunks) {
+  return new ReadableStream({
+    async pull(controller) {
+      const { done, value } = await chunks.next()
+      if (done) controller.close()
+      else controller.enqueue(value)
+    },
+    cancel: () => void chunks.return(),
+  })
 }
 
 async function* resumed(inner, response, location, signal) {

@@ -1,0 +1,180 @@
+"""The matrix of clients: which there are (rows), what befalls them (columns), and what is to be said of a cell.
+
+A test of a cell is marked `@cell("client", "column")`; a cell may have several tests. A new client is a line in CLIENTS
+and tests that are marked so; what it cannot do, or how it is done, is a line in NOTES. Pure: it knows nothing of
+pytest's running; `clients_table` gathers the results and writes docs/clients.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "clients.md"
+
+Cell = tuple[str, str]
+Went = Literal["passed", "upstream", "failed", "not run"]
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "whole": ("whole run", "Every event or word of an answer arrives, once and in order."),
+    "tool call": ("tool calls", "A tool's name, arguments and result arrive as that client has them."),
+    "approval": ("approval", "A run that waits for a person says so, is answered, and goes on in the same answer."),
+    "error in mid-stream": (
+        "error",
+        "A run that fails after it has begun to speak is told as failed, without secrets.",
+    ),
+    "cancel": ("cancel", "Stopped while it speaks; what was said stays."),
+    "cut after each event": ("cut, abruptly", "The connection breaks behind each event in turn, or behind every k-th."),
+    "ended after each event": ("cut, cleanly", "The same, but the answer ends there as if it were whole."),
+    "one event per connection": ("1 event per connection", "Every connection brings one event and no more."),
+    "late join": ("late join", "Comes when half is said, and has the whole in the end."),
+    "two readers": ("two readers", "Two at once get the same."),
+    "local model": ("local model", "A real answer of a language model on this machine."),
+}
+"""Name -> title, and what it means."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A row: what people call it, its package, and where its version is pinned."""
+
+    title: str
+    package: str
+    pinned: str
+    """The package.json of a folder of tests (`folder` or `folder:alias`), or `pyproject`; "" is this repository."""
+
+    @property
+    def version(self) -> str:
+        if not self.pinned:
+            return ""
+        folder, _, alias = self.pinned.partition(":")
+        if folder == "pyproject":
+            development = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"][
+                "optional-dependencies"
+            ]
+            pins = dict(line.split("==") for line in development["dev"] if "==" in line)
+            return pins[self.package]
+        asked: str = json.loads((HERE / folder / "package.json").read_text())["dependencies"][alias or self.package]
+        return asked.rpartition("@")[2]
+
+
+CLIENTS: dict[str, Client] = {
+    "ai 7": Client("AI SDK 7 (`Chat`, node)", "ai", "js-agents:ai7"),
+    "ai 6": Client("AI SDK 6 (`Chat`, node)", "ai", "js-agents:ai6"),
+    "ai 5": Client("AI SDK 5 (`Chat`, node)", "ai", "js-agents:ai5"),
+    "useChat": Client("`useChat` in Chromium", "@ai-sdk/react", "js-browser"),
+    "ag-ui": Client("AG-UI `HttpAgent`", "@ag-ui/client", "js-agents"),
+    "tanstack": Client("TanStack AI", "@tanstack/ai-client", "js-agents"),
+    "openai-python responses": Client("OpenAI for Python: Responses", "openai", "pyproject"),
+    "openai-python chat": Client("OpenAI for Python: Chat Completions", "openai", "pyproject"),
+    "openai-js responses": Client("OpenAI for JavaScript: Responses", "openai", "js-openai"),
+    "openai-js chat": Client("OpenAI for JavaScript: Chat Completions", "openai", "js-openai"),
+    "EventSource": Client("`EventSource` in Chromium", "", ""),
+    "eventsource": Client("eventsource (node)", "eventsource", "js-browser"),
+    "fetch-event-source": Client("fetch-event-source in Chromium", "@microsoft/fetch-event-source", "js-browser"),
+    "httpx-sse": Client("httpx-sse", "httpx-sse", "pyproject"),
+    "headwater.client": Client("`headwater.client`", "", ""),
+}
+
+CUTS = ("cut after each event", "ended after each event", "one event per connection")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is to be said of some cells of a client. `upstream`: the client cannot, and the threads tell of it."""
+
+    clients: tuple[str, ...]
+    columns: tuple[str, ...]
+    text: str
+    threads: tuple[str, ...] = ()
+    upstream: bool = False
+
+
+NOTES: list[Note] = []
+
+
+def note_of(client: str, column: str) -> Note | None:
+    return next((note for note in NOTES if client in note.clients and column in note.columns), None)
+
+
+def cell(client: str, *columns: str) -> Any:
+    """Marks a test as one of these cells. Where the reason that it fails is upstream's, it has to fail."""
+
+    def mark(test: Any) -> Any:
+        for one in marks(client, *columns):
+            test = one(test)
+        return test
+
+    return mark
+
+
+def marks(client: str, *columns: str) -> list[pytest.MarkDecorator]:
+    """The same for `pytest.param(…, marks=…)`."""
+    given = []
+    for column in columns:
+        if client not in CLIENTS or column not in COLUMNS:
+            raise KeyError(f"tests/matrix.py has no cell {client!r}, {column!r}")
+        given.append(pytest.mark.cell(client, column))
+        note = note_of(client, column)
+        if note is not None and note.upstream:
+            given.append(pytest.mark.xfail(strict=True, reason=f"{note.text} ({', '.join(note.threads)})"))
+    return given
+
+
+def cells() -> Iterable[Cell]:
+    return ((client, column) for client in CLIENTS for column in COLUMNS)
+
+
+def expected() -> dict[Cell, Went]:
+    """What docs/clients.md says: every cell passes or names its upstream reason."""
+    return {cell: "upstream" if (note := note_of(*cell)) and note.upstream else "passed" for cell in cells()}
+
+
+WORDS: dict[Went, str] = {"passed": "✓", "upstream": "–", "failed": "FAILED", "not run": "not run"}
+
+HEAD = """\
+# Clients
+
+<!-- Written by scripts/docs from the results of the tests. Edit tests/matrix.py instead. -->
+
+Which clients read runs, and what they get through. Every ✓ is a test that ran with the real package, in the version
+shown, against a real server; in Chromium where it says so. A – is what a client cannot do, with its reason.
+"""
+
+
+def page(went: Mapping[Cell, Went]) -> str:
+    """docs/clients.md for these results."""
+    lines = [HEAD, "| client | version | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
+    lines.append("|---|---|" + ":-:|" * len(COLUMNS))
+    numbers = {note: number for number, note in enumerate(NOTES, start=1)}
+    for client, row in CLIENTS.items():
+        shown = [_shown(went.get((client, column), "not run"), note_of(client, column), numbers) for column in COLUMNS]
+        lines.append(f"| {row.title} | {row.version} | " + " | ".join(shown) + " |")
+    lines += ["", "## Columns", "", *(f"- **{title}**: {meaning}" for title, meaning in COLUMNS.values())]
+    lines += ["", "## Notes", "", *(f"{number}. {_told(note)}" for note, number in numbers.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(went: Went, note: Note | None, numbers: Mapping[Note, int]) -> str:
+    return WORDS[went] if note is None else f"{WORDS[went]} [{numbers[note]}](#notes)"
+
+
+def _told(note: Note) -> str:
+    return " ".join([note.text, *filter(None, [", ".join(map(_link, note.threads))])])
+
+
+def _link(thread: str) -> str:
+    """`owner/name#1` as a link."""
+    repository, _, number = thread.partition("#")
+    return f"[{thread}](https://github.com/{repository}/issues/{number})"
+
+
+THREAD = re.compile(r"[\w.-]+/[\w.-]+#\d+")
