@@ -45,17 +45,17 @@ def pytest_runtest_makereport(
 
 
 def note(went: dict[matrix.Cell, matrix.Went], cell: matrix.Cell, report: pytest.TestReport) -> None:
-    """A cell is as its worst test: failed, not run, upstream, passed."""
+    """A cell is as its worst test: failed, not run, lacking, passed."""
     now: matrix.Went = "passed"
     if report.failed:
         now = "failed"
     elif hasattr(report, "wasxfail"):
-        now = "upstream"
+        now = "lacking"
     elif report.skipped:
         now = "not run"
     elif report.when != "call":
         return
-    worst: tuple[matrix.Went, ...] = ("failed", "not run", "upstream", "passed")
+    worst: tuple[matrix.Went, ...] = ("failed", "not run", "lacking", "passed")
     went[cell] = min(went.get(cell, now), now, key=worst.index)
 
 

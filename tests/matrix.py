@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "clients.md"
 
 Cell = tuple[str, str]
-Went = Literal["passed", "upstream", "failed", "not run"]
+Went = Literal["passed", "lacking", "failed", "not run"]
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "whole": ("whole run", "Every event or word of an answer arrives, once and in order."),
@@ -89,16 +89,68 @@ CUTS = ("cut after each event", "ended after each event", "one event per connect
 
 @dataclass(frozen=True)
 class Note:
-    """What is to be said of some cells of a client. `upstream`: the client cannot, and the threads tell of it."""
+    """What is to be said of some cells: how it is done, or why not."""
 
     clients: tuple[str, ...]
     columns: tuple[str, ...]
     text: str
     threads: tuple[str, ...] = ()
+    """Where others tell of it, as owner/name#number."""
     upstream: bool = False
+    """The client cannot: a test of these cells has to fail."""
+    ours: bool = False
+    """The same, but it is our server that cannot."""
 
 
-NOTES: list[Note] = []
+AI = ("ai 7", "ai 6", "ai 5")
+RESPONSES = ("openai-python responses", "openai-js responses")
+CHATS = ("openai-python chat", "openai-js chat")
+ASKED_AGAIN = "Who asks again with the same Idempotency-Key gets the answer of the same run, from its beginning."
+
+NOTES: list[Note] = [
+    Note(
+        (*AI, "useChat", "ag-ui", "tanstack"),
+        ("approval",),
+        "Not by the client itself yet: the answer stays open, and `/v1/runs/{id}/approvals` takes the decision.",
+        ours=True,
+    ),
+    Note(("ai 7", "ai 6"), CUTS, "With a `fetch` that resumes."),
+    Note(
+        ("ai 5",),
+        CUTS,
+        "With a `fetch` that resumes. Its own `resumeStream()` adds what is played again to what it has:",
+        ("vercel/ai#18457", "vercel/ai#18107", "vercel/ai#14688"),
+    ),
+    Note(
+        ("useChat",),
+        CUTS,
+        "With a `fetch` that resumes. Without one, `resumeStream()` plays the answer again while it is being made.",
+    ),
+    Note(
+        ("ag-ui",),
+        CUTS,
+        "With a `fetch` that resumes: `HttpAgent` does not go on by itself.",
+        ("ag-ui-protocol/ag-ui#1852", "ag-ui-protocol/ag-ui#2105"),
+    ),
+    Note(("ag-ui",), ("late join", "two readers"), "By a POST with the `runId` of the run."),
+    Note(RESPONSES, CUTS, "With `background`, and `starting_after` what came last."),
+    Note((*RESPONSES, *CHATS), ("approval",), "Decided at `/v1/runs/{id}/approvals`; the answer stays open meanwhile."),
+    Note(CHATS, ("cut after each event", "ended after each event", "late join", "two readers"), ASKED_AGAIN),
+    Note(
+        CHATS,
+        ("one event per connection",),
+        "Chat Completions can only begin anew, and never gets further than its first event.",
+        ("strands-agents/harness-sdk#2771",),
+        upstream=True,
+    ),
+    Note(CHATS, ("cancel",), "At `/v1/runs/{id}/cancel`, or as a response."),
+    Note(
+        ("fetch-event-source",),
+        CUTS,
+        "A POST with an Idempotency-Key; its `onclose` throws, since it takes every clean end for the last.",
+    ),
+    Note(("httpx-sse",), CUTS, "With the loop around it that asks again with the last event's id."),
+]
 
 
 def note_of(client: str, column: str) -> Note | None:
@@ -106,7 +158,7 @@ def note_of(client: str, column: str) -> Note | None:
 
 
 def cell(client: str, *columns: str) -> Any:
-    """Marks a test as one of these cells. Where the reason that it fails is upstream's, it has to fail."""
+    """Marks a test as showing these cells. Where one of them does not work it has to fail: such a test shows only that."""
 
     def mark(test: Any) -> Any:
         for one in marks(client, *columns):
@@ -124,8 +176,8 @@ def marks(client: str, *columns: str) -> list[pytest.MarkDecorator]:
             raise KeyError(f"tests/matrix.py has no cell {client!r}, {column!r}")
         given.append(pytest.mark.cell(client, column))
         note = note_of(client, column)
-        if note is not None and note.upstream:
-            given.append(pytest.mark.xfail(strict=True, reason=f"{note.text} ({', '.join(note.threads)})"))
+        if note is not None and (note.upstream or note.ours):
+            given.append(pytest.mark.xfail(strict=True, reason=" ".join([note.text, *note.threads])))
     return given
 
 
@@ -134,11 +186,11 @@ def cells() -> Iterable[Cell]:
 
 
 def expected() -> dict[Cell, Went]:
-    """What docs/clients.md says: every cell passes or names its upstream reason."""
-    return {cell: "upstream" if (note := note_of(*cell)) and note.upstream else "passed" for cell in cells()}
+    """What docs/clients.md says: every cell passes, or its reason is named."""
+    return {one: "lacking" if (note := note_of(*one)) and (note.upstream or note.ours) else "passed" for one in cells()}
 
 
-WORDS: dict[Went, str] = {"passed": "✓", "upstream": "–", "failed": "FAILED", "not run": "not run"}
+WORDS: dict[Went, str] = {"passed": "✓", "lacking": "–", "failed": "**failed**", "not run": "**not run**"}
 
 HEAD = """\
 # Clients
@@ -146,7 +198,7 @@ HEAD = """\
 <!-- Written by scripts/docs from the results of the tests. Edit tests/matrix.py instead. -->
 
 Which clients read runs, and what they get through. Every ✓ is a test that ran with the real package, in the version
-shown, against a real server; in Chromium where it says so. A – is what a client cannot do, with its reason.
+shown, against a real server; in Chromium where it says so. A – has its reason below.
 """
 
 
