@@ -158,7 +158,7 @@ def note_of(client: str, column: str) -> Note | None:
 
 
 def cell(client: str, *columns: str) -> Any:
-    """Marks a test as showing these cells. Where one of them does not work it has to fail: such a test shows only that."""
+    """Marks a test as showing these cells. Where one of them does not work it has to fail: it shows only that."""
 
     def mark(test: Any) -> Any:
         for one in marks(client, *columns):
