@@ -91,6 +91,7 @@ class ChatKit:
         context: Callable[[Exchange], Any] = lambda exchange: exchange.principal,
         cancel_when_unread: float | None = None,
         ttl: int = TTL_SECONDS,
+        delivery: Delivery | None = None,
     ) -> None:
         """`name`: first part of its streams' names; each of several servers on one Streams needs its own.
 
@@ -98,7 +99,7 @@ class ChatKit:
         `cancel_when_unread`: stop an answer that nobody has been reading, in this process, for so many seconds.
         """
         self.server, self.streams, self.name = server, streams, name
-        self._context, self._delivery = context, Delivery(streams)
+        self._context, self._delivery = context, delivery or Delivery(streams)
         self._answers = Answers(streams, ttl=ttl, cancel_when_unread=cancel_when_unread)
 
     def __repr__(self) -> str:
@@ -139,7 +140,7 @@ class ChatKit:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     async def _answered(self, request: Request, asker: _Asker) -> Response:
-        if request.method == "DELETE" or (request.method == "POST" and request.url.path.endswith("/stop")):
+        if request.method == "DELETE" or (request.method == "POST" and request.scope["path"].endswith("/stop")):
             return await self._stop(request, asker)
         if request.method in ("GET", "HEAD"):
             return await self._read(request, asker)
