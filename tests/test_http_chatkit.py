@@ -115,6 +115,9 @@ async def test_a_new_thread_is_answered_saved_and_comes_again_from_anywhere() ->
         assert answer.headers["x-accel-buffering"] == "no"
         assert types(answer.content)[:3] == ["thread.created", "thread.item.done", "stream_options"]
         assert text(answer.content) == "Hello."
+        assert answer.content.count(b'\ndata: {"type":') == len(
+            read(answer.content)
+        )  # byte for byte as ChatKit says it
         assert site.store.texts() == ["Hello?", "Hello."]
         at = answer.headers["location"]
         assert (await site.http.get(at)).content == answer.content
@@ -429,7 +432,7 @@ async def test_a_server_that_goes_away_saves_what_there_is_and_says_so() -> None
             await Reading(answer).until(b'"Hel"')
         ((name, head),) = await streams.list("chatkit/")
         assert (head.closed, head.outcome) == (True, "failed")
-        last = json.loads((await streams.read(name)).messages[-1].data.removeprefix(b"data:"))
+        last = json.loads((await streams.read(name)).messages[-1].data.removeprefix(b"data: "))
         assert (last["type"], last["message"], last["allow_retry"]) == ("error", Interrupted().said, True)
         assert server.store.texts()[1] == "Hel"
 

@@ -19,7 +19,6 @@ import msgspec
 
 from headwater.decide import Append, Item
 from headwater.errors import Draining, HeadwaterError, Interrupted, KeyReused, StreamClosed, StreamExists
-from headwater.formats.sse import stored_event
 from headwater.model import Head
 from headwater.runs.threads import Entry, Threads
 from headwater.runs.unread import left_alone
@@ -180,7 +179,7 @@ class Answers:
             answer.stop("interrupted")
 
     async def _finish_orphan(self, name: str, _: Head, why: HeadwaterError) -> None:
-        last = Item(stored_event(error_event(why.said), None))
+        last = Item(_stored(error_event(why.said)))
         await self._streams.carry_out(name, Append([last], close=True, outcome="failed"))
 
 
@@ -235,14 +234,19 @@ class _Answer:
         try:
             if said.type == "thread.created" and said.thread is not None:
                 await self.note(said.thread.id)
-            await self._writer.send(stored_event(data, None))
+            await self._writer.send(_stored(data))
         except HeadwaterError as error:
             self._lost = error
             self.stop("lost")
 
 
 def _failed(why: str) -> tuple[str, list[bytes]]:
-    return "failed", [stored_event(error_event(why), None)]
+    return "failed", [_stored(error_event(why))]
+
+
+def _stored(data: bytes) -> bytes:
+    """As ChatKit writes it, with a space behind the colon: its client is closed, and may count on that."""
+    return b"data: %s\n" % data
 
 
 def _control_stream(owner: str) -> str:
