@@ -320,6 +320,7 @@ asyncio.run(main())
     [
         ("headwater.runs", "ag_ui", "agents"),
         ("headwater.sources.openai_agents", "agents", "agents"),
+        ("headwater.http.chatkit", "chatkit", "chatkit"),
         ("headwater.client", "httpx", "server"),
         ("headwater.server", "uvicorn", "server"),
         ("headwater.server", "uvloop", "server"),
