@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import given
 
-from headwater.agui import RETRACTED
+from headwater.agui import RETRACTED, WAITING
 from headwater.formats.agui_events import HIDDEN, AguiEvents, AguiLines
 from headwater.formats.openai_responses import REQUEST
 from headwater.formats.transcript import Transcript, asked_by, continued
@@ -25,7 +25,7 @@ def test_the_events_as_they_are_but_for_the_input(run: list[Message]) -> None:
 
 
 def test_what_is_hidden_is_what_others_write() -> None:
-    assert {INPUT, REQUEST} == HIDDEN
+    assert {INPUT, REQUEST, WAITING} == HIDDEN
     other = [
         {"type": "CUSTOM", "name": "mine", "value": "run.input"},
         {"type": "TEXT_MESSAGE_CONTENT", "delta": '"CUSTOM"'},

@@ -56,6 +56,7 @@ __all__ = [
     "BaseEvent",
     "CustomEvent",
     "OpenParts",
+    "RunStartedEvent",
     "Status",
     "TokenUsage",
     "aggregate_token_usage",

@@ -23,6 +23,11 @@ export async function until(said) {
     if (Date.now() > late) throw new Error(`not so in 5 s: ${said}`)
 }
 
+// All at the same time: what a run waits for are mostly the writes of its log, and those join.
+export function each(first, last, what) {
+  return Promise.all(Array.from({ length: last - first + 1 }, (_, number) => what(first + number)))
+}
+
 // A fetch whose responses end after `events` events, which `end` divides: in the middle of the next one, like a lost
 // connection, or (`clean`) between two, like a finished one. Only the first `times` responses; `count` tells how many
 // requests were made.

@@ -282,7 +282,7 @@ class Runs:
         run_id = msgspec.json.decode(claims.messages[0].data)["run"]
         return Run(self, run_id, started=False) if await self._exists(run_id) else None
 
-    async def call(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
+    async def alias(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
         """Have `claimed` find the run by this key, too, unless the key stands for another one already."""
         with suppress(KeyReused):
             await self._claim(idempotency_key, principal, _as_json({"run": run_id}), run_id)
@@ -364,8 +364,8 @@ class Runs:
         return await self.record(run_id)
 
     async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
-        """As `answer`, for clients that repeat themselves: what was decided alike before stays as it is. Gives the place
-        in the run's stream behind the questions."""
+        """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
+        place behind the questions in the run's stream."""
         await read_head(self.streams, run_id)
         return await self._recovery.settle(run_id, answers, by)
 
