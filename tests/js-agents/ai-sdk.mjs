@@ -1,6 +1,6 @@
 // The AI SDK's chat (what useChat is made of), version argv[3], against the server at argv[2].
 import assert from "node:assert/strict"
-import { cutting, each, resuming, run, until } from "./cells.mjs"
+import { cutting, eachLength, resuming, run, until } from "./cells.mjs"
 
 const [server, version] = process.argv.slice(2)
 const sdk = await import(`ai${version}`)
@@ -210,8 +210,8 @@ async function approvedInChat(decision, said) {
   assert.deepEqual(whole.answer.parts.filter(({ type }) => type.startsWith("tool-")).length, 2)
   assert.deepEqual([whole.messages.length, whole.answer.id], [2, whole.answer.metadata.runId])
   assert.deepEqual(whole.finished.map(({ finishReason }) => finishReason), ["tool-calls", "stop"])
-  await each(1, 20, async (events) => {
-    const fetch = resuming(cutting({ events, clean: decision.approved, times: 2 }))
+  await eachLength(async (events) => {
+    const fetch = resuming(cutting({ events, clean: decision.approved }))
     assert.deepEqual(without(await approved(decision, said, { fetch })), without(whole), `cut after ${events}`)
   })
   const back = await reloaded(decision, said)

@@ -1,7 +1,7 @@
 // TanStack AI's chat client against the server at argv[2].
 import assert from "node:assert/strict"
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
-import { cutting, each, run, until } from "./cells.mjs"
+import { cutting, eachLength, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
 const api = `${server}/agents/bot/ag-ui`
@@ -142,8 +142,8 @@ await run({
       const [call] = parts(whole, "tool-call")
       assert.deepEqual([call.name, call.state, call.approval.approved], ["danger", "complete", approved])
       assert.deepEqual([whole.getStatus(), whole.getInterrupts()], ["ready", []])
-      await each(1, 16, async (events) => {
-        const cut = await decided(approved, { fetch: cutting({ events, clean: approved, times: 2 }) })
+      await eachLength(async (events) => {
+        const cut = await decided(approved, { fetch: cutting({ events, clean: approved }) })
         assert.deepEqual(cut.seen.map(({ type }) => type), whole.seen.map(({ type }) => type), `cut after ${events}`)
       })
       const late = await decided(approved, {}, ({ thread }) => client({ threadId: thread, persistence: true }))

@@ -94,12 +94,12 @@ def interrupts(pause: Pause) -> list[dict[str, Any]]:
     """What a run waits for, in AG-UI's words. The metadata are what TanStack AI knows a tool's approval by."""
     return [
         {
-            "id": approval_id(pause.run_id, asked["toolCallId"]),
+            "id": approval_id(pause.run_id, asked.tool_call_id),
             "reason": "approval_required",
-            "message": f"May {asked['toolName']} run?",
-            "toolCallId": asked["toolCallId"],
+            "message": f"May {asked.tool_name} run?",
+            "toolCallId": asked.tool_call_id,
             "responseSchema": ANSWER,
-            "metadata": {"kind": "approval", "toolName": asked["toolName"], "input": _input(asked["arguments"])},
+            "metadata": {"kind": "approval", "toolName": asked.tool_name, "input": _input(asked.arguments)},
         }
         for asked in pause.approvals
     ]

@@ -10,9 +10,11 @@ back with it has been told.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from headwater.agui import WAITING, decode
+import msgspec
+
+from headwater.agui import WAITING
 from headwater.model import Page
 
 PAUSED: Final = ".0000"
@@ -21,24 +23,41 @@ _MARK: Final = b'"run.waiting"'
 _NAME_BYTES: Final = 80  # type and name stand first
 
 
-class Pause(NamedTuple):
+class Asked(msgspec.Struct, rename="camel", frozen=True):
+    """A question."""
+
+    tool_call_id: str
+    tool_name: str
+    arguments: str
+    """As the model gave them."""
+
+
+class Pause(msgspec.Struct, rename="camel", frozen=True):
     """What a run waits for."""
 
     thread_id: str
     run_id: str
-    approvals: list[dict[str, Any]]
-    """{toolCallId, toolName, arguments} of each."""
+    approvals: list[Asked]
+
+
+class _Waiting(msgspec.Struct):
+    type: str
+    name: str
+    value: Pause
+
+
+_decode: Final = msgspec.json.Decoder(_Waiting).decode
 
 
 def pause_of(page: Page) -> Pause | None:
     """The pause that a reader has come to who has read this page; None where the run goes on, or is over."""
     if not page.up_to_date or page.closed or not page.messages or _MARK not in page.messages[-1].data[:_NAME_BYTES]:
         return None
-    event = decode(page.messages[-1].data)
-    if event["type"] != "CUSTOM" or event["name"] != WAITING:
+    try:
+        event = _decode(page.messages[-1].data)
+    except msgspec.DecodeError:  # of another source, by the same name
         return None
-    value = event["value"]
-    return Pause(value["threadId"], value["runId"], value["approvals"])
+    return event.value if (event.type, event.name) == ("CUSTOM", WAITING) else None
 
 
 def approval_id(run_id: str, tool_call_id: str) -> str:

@@ -35,8 +35,8 @@ class Projection(abc.ABC):
         """Takes the stream's next message; gives the data of the events that it is to this client, maybe none."""
 
     def pause(self) -> Sequence[bytes]:
-        """What is said where the run waits for people and the client's answer ends; the fold stays as it is. None: it
-        does not end there."""
+        """What is said where the run waits for people, and the client's answer ends; the fold stays as it is. Nothing:
+        it does not end there."""
         return ()
 
 

@@ -170,7 +170,7 @@ class AguiResource:
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
 
     async def _told(self, run_id: str, messages: list[Any]) -> tuple[bool, Pause | None]:
-        """Adds what the agent said in a run that is over, or waits, and says which; one that goes on the client joins."""
+        """Adds what the agent said in a run that is over or waits, and says which. Others the client joins."""
         transcript, offset = Transcript(), None
         while True:
             page = await self._runs.streams.read(stream_of(run_id), offset)
