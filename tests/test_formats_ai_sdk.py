@@ -438,3 +438,14 @@ def test_the_rest_of_an_answer_begins_with_its_message() -> None:
     first, *rest = Decoder().feed(format_.opening + format_.render(page_of(run)))
     assert (json.loads(first.data), first.id) == (START, f"{RUN}~{at}")
     assert rest == read(run, Place(at))
+
+
+@pytest.mark.skipif(not FIELDS, reason="needs the table of chunk fields")
+@pytest.mark.parametrize(("version", "release"), [(6, "6.0.0"), (6, "7.0.173"), (7, "7.0.173")])
+def test_approvals_have_only_types_and_fields_that_the_version_knows(version: int, release: str) -> None:
+    made = chunks(version, *ASK, WAITS, decided(False, message="no"), answered("no"), FINISHED)
+    pause = [json.loads(one) for one in UiMessageChunks(version).pause() if one != b"[DONE]"]  # type: ignore[arg-type]
+    types = FIELDS[release]["types"]
+    for chunk in [*made[:-1], *pause]:
+        known = types["data-*" if chunk["type"].startswith("data-") else chunk["type"]]
+        assert chunk.keys() - {"type"} <= known.keys(), chunk

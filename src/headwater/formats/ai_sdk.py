@@ -41,7 +41,8 @@ from headwater.formats.projection import Projection
 __all__ = ["DONE", "SdkVersion", "UiMessageChunks", "started"]
 
 SdkVersion: TypeAlias = Literal[5, 6, 7]
-"""5: nothing but what 5.0.0 knows. 6: what 6.0.0 knows, and so do the newest 5, all 6 and all 7. 7: all."""
+"""5: nothing but what 5.0.0 knows. 6: what 6.0.0 knows, and so do all 6, all 7 and, but for approvals, the newest 5.
+7: all."""
 
 DONE: Final = b"[DONE]"
 

@@ -5,8 +5,8 @@
     POST   /agents/{name}/chat                 with approvals of tools: answers the run that waits for them, and goes on
     POST   /agents/{name}/chat/{chat}/stop     stops it (DELETE, too); the body may say which run is meant
 
-Set `api` to `/agents/{name}/chat`. `chat-v5` speaks to the first releases of version 5, `chat-v7` uses what only the
-newest 7 knows, and `chat-text` is for `TextStreamChatTransport`.
+Set `api` to `/agents/{name}/chat`. `chat-v5` speaks to the first releases of version 5, and to all of it where tools
+need approvals; `chat-v7` uses what only the newest 7 knows, and `chat-text` is for `TextStreamChatTransport`.
 
 A run belongs to its stream: a client that closes the connection stops nothing. `Location` of an answer is where a cut
 one goes on with its `Last-Event-ID`, also after the run's end; a POST with a Last-Event-ID goes on, too, and starts
