@@ -7,7 +7,8 @@
 
 `runId` is the client's: the same POST again, or one with a Last-Event-ID, attaches to its run and starts nothing. In
 the events, and in `X-Run-Id`, a run has the id that it has everywhere in Headwater; both ids are good in a request.
-Each event's id is an offset, so any of these goes on by `Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`.
+Each event's id is an offset, so any of these goes on by `Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`;
+`?rollup=0` is for every delta as it was made (`headwater.formats.rollup`).
 
 Of a RunAgentInput the messages count; its tools, context, state and forwardedProps do not reach the agent. Knows Runs,
 threads and the projections.
@@ -26,6 +27,7 @@ from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, Run
 from headwater.following import Following
 from headwater.formats.agui_events import AguiEvents, AguiLines
 from headwater.formats.format import Format
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.transcript import Transcript, asked_by, continued
 from headwater.http.chat import ID_CHARACTERS, is_id
 from headwater.http.conversation import from_agui
@@ -56,6 +58,7 @@ class AguiResource:
 
     async def _post(self, exchange: Exchange, agent: str) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        _format(exchange)  # refused before anything is started
         body = await exchange.json(self._runs.streams.limits.message_bytes)
         thread, run_id = (_id(body, name) for name in ("threadId", "runId"))
         if exchange.headers.get("last-event-id"):
@@ -86,13 +89,10 @@ class AguiResource:
         return run
 
     def _following(self, exchange: Exchange, agent: str, run: Run) -> Response:
-        name = exchange.query("format") or "sse"
-        make = _FORMATS.get(name)
-        if make is None:
-            raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-        at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/ag-ui?format={name}&runId={run.id}"
+        format_, query = _format(exchange)
+        at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/ag-ui?{query}&runId={run.id}"
         headers = {"x-run-id": run.id, "location": at}
-        return Following(self._runs.delivery, run.stream, lambda *_: make(), headers=headers)
+        return Following(self._runs.delivery, run.stream, lambda *_: format_, headers=headers)
 
     async def _get(self, exchange: Exchange, agent: str) -> Response:
         run_id, thread = exchange.query("runId"), exchange.query("threadId")
@@ -141,6 +141,15 @@ class AguiResource:
 
 
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {"sse": AguiEvents, "ndjson": AguiLines}
+
+
+def _format(exchange: Exchange) -> tuple[Format, str]:
+    """The format that is asked for, and the query that asks for it again. Raises NotAcceptable, BadRequest."""
+    name, rolled_up = exchange.query("format") or "sse", is_wanted(exchange.query("rollup"))
+    make = _FORMATS.get(name)
+    if make is None:
+        raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
+    return (RolledUp(make()), f"format={name}") if rolled_up else (make(), f"format={name}&rollup=0")
 
 
 def _id(body: dict[str, object], name: str) -> str:

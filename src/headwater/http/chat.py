@@ -9,7 +9,8 @@ newest 7 knows, and `chat-text` is for `TextStreamChatTransport`.
 
 A run belongs to its stream: a client that closes the connection stops nothing. `Location` of an answer is where a cut
 one goes on with its `Last-Event-ID`, also after the run's end; a POST with a Last-Event-ID goes on, too, and starts
-nothing. Knows Runs, threads and the projections.
+nothing. `?rollup=0` is for every delta as it was made (`headwater.formats.rollup`). Knows Runs, threads and the
+projections.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from headwater.following import Following
 from headwater.formats.ai_sdk import SdkVersion, UiMessageChunks
 from headwater.formats.format import Format
 from headwater.formats.projection import Place, ProjectedEvents, parse_id
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.http.conversation import from_ui
 from headwater.http.exchange import Exchange
+from headwater.model import BEGINNING
 from headwater.runs import Runs
 from headwater.runs.record import read_head, stream_of
 from headwater.runs.threads import Entry, Threads
@@ -59,6 +62,7 @@ class ChatResource:
 
     async def _post(self, exchange: Exchange, agent: str, door: str) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        is_wanted(exchange.query("rollup"))  # refused before anything is started
         body = await exchange.json(self._runs.streams.limits.message_bytes)
         chat, trigger = body.get("id"), body.get("trigger", "submit-message")
         if not is_id(chat):
@@ -106,14 +110,16 @@ class ChatResource:
     def _following(
         self, exchange: Exchange, agent: str, door: str, chat: str, run_id: str, place: Place | None = None
     ) -> Response:
-        version = DOORS[door]
+        version, rolled_up = DOORS[door], is_wanted(exchange.query("rollup"))
         at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/{door}/{quote(chat, safe='')}/stream?run={run_id}"
-        headers = {"x-run-id": run_id, "location": at}
+        headers = {"x-run-id": run_id, "location": at if rolled_up else f"{at}&rollup=0"}
         if version is None:
             format_: Format = RunText()
         else:
             headers["x-vercel-ai-ui-message-stream"] = "v1"
             format_ = ProjectedEvents(UiMessageChunks(version), run_id, place)
+            if rolled_up:
+                format_ = RolledUp(format_, place.offset if place is not None else BEGINNING)
         resumed = str(place.offset) if place is not None else ""
         return Following(
             self._runs.delivery, stream_of(run_id), lambda *_: format_, headers=headers, offset_of=lambda _: resumed

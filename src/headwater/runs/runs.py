@@ -33,6 +33,7 @@ from headwater.following import Following
 from headwater.formats import accepted
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
 from headwater.model import Config, Head
@@ -421,12 +422,13 @@ def as_source(agent: Any) -> Source:
 
 
 def choose_format(_: Head, headers: Headers, query: QueryParams) -> Format:
-    """The format of a run's events for this request: `?format=`, else Accept, else SSE."""
+    """The format of a run's events for this request: `?format=`, else Accept, else SSE; `?rollup=0` for all deltas."""
     name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
     make = _FORMATS.get(name)
     if make is None:
         raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-    return make()
+    rolled_up = is_wanted(query.get("rollup")) and make is not RunText
+    return RolledUp(make()) if rolled_up else make()
 
 
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {
