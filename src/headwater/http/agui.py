@@ -89,7 +89,8 @@ class AguiResource:
         return run
 
     def _following(self, exchange: Exchange, agent: str, run: Run) -> Response:
-        format_, query = _format(exchange)
+        make, query, rolled_up = _format(exchange)
+        format_ = RolledUp(make()) if rolled_up and not run.started else make()
         at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/ag-ui?{query}&runId={run.id}"
         headers = {"x-run-id": run.id, "location": at}
         return Following(self._runs.delivery, run.stream, lambda *_: format_, headers=headers)
@@ -143,13 +144,16 @@ class AguiResource:
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {"sse": AguiEvents, "ndjson": AguiLines}
 
 
-def _format(exchange: Exchange) -> tuple[Format, str]:
-    """The format that is asked for, and the query that asks for it again. Raises NotAcceptable, BadRequest."""
+def _format(exchange: Exchange) -> tuple[Callable[[], Format], str, bool]:
+    """The format that is asked for, the query that asks for it again, and whether what is past may come rolled up.
+
+    Raises NotAcceptable, BadRequest.
+    """
     name, rolled_up = exchange.query("format") or "sse", is_wanted(exchange.query("rollup"))
     make = _FORMATS.get(name)
     if make is None:
         raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-    return (RolledUp(make()), f"format={name}") if rolled_up else (make(), f"format={name}&rollup=0")
+    return make, f"format={name}" if rolled_up else f"format={name}&rollup=0", rolled_up
 
 
 def _id(body: dict[str, object], name: str) -> str:

@@ -79,7 +79,7 @@ class ChatResource:
         run = await self._runs.start(agent, given, thread_id=str(chat), idempotency_key=key, principal=principal)
         if run.started:
             await self._threads.note(principal, agent, str(chat), Entry(run.id))
-        return self._following(exchange, agent, door, str(chat), run.id)
+        return self._following(exchange, agent, door, str(chat), run.id, late=not run.started)
 
     async def _stream(self, exchange: Exchange, agent: str, door: str, chat: str) -> Response:
         principal = exchange.principal.name
@@ -108,7 +108,15 @@ class ChatResource:
             raise RunNotFound("no such run of this chat")
 
     def _following(
-        self, exchange: Exchange, agent: str, door: str, chat: str, run_id: str, place: Place | None = None
+        self,
+        exchange: Exchange,
+        agent: str,
+        door: str,
+        chat: str,
+        run_id: str,
+        place: Place | None = None,
+        *,
+        late: bool = True,
     ) -> Response:
         version, rolled_up = DOORS[door], is_wanted(exchange.query("rollup"))
         at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/{door}/{quote(chat, safe='')}/stream?run={run_id}"
@@ -118,7 +126,7 @@ class ChatResource:
         else:
             headers["x-vercel-ai-ui-message-stream"] = "v1"
             format_ = ProjectedEvents(UiMessageChunks(version), run_id, place)
-            if rolled_up:
+            if rolled_up and late:
                 format_ = RolledUp(format_, place.offset if place is not None else BEGINNING)
         resumed = str(place.offset) if place is not None else ""
         return Following(

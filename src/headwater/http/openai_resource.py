@@ -132,7 +132,8 @@ class OpenAIResource:
         headers = {"location": f"{exchange.prefix}/v1/responses/{ID_PREFIX}{run.id}", **_named(run.id)}
         if asked.stream:
             after = await self._resumed(exchange, run, ResponseFold(run.id, asked.model))
-            told = ResponseEvents(ResponseFold(run.id, asked.model), after, rolled_up=_rolled_up(exchange))
+            rolled_up = _rolled_up(exchange) and not run.started
+            told = ResponseEvents(ResponseFold(run.id, asked.model), after, rolled_up=rolled_up)
             return self._following(run.id, told, headers)
         if asked.background:
             fold, _ = await self._folded(run.id)
@@ -205,7 +206,8 @@ class OpenAIResource:
         if not asked.stream:
             return await self._completed(exchange, run, make())
         after = await self._resumed(exchange, run, make())
-        return self._following(run.id, ChatChunks(make(), after, rolled_up=_rolled_up(exchange)), _named(run.id))
+        rolled_up = _rolled_up(exchange) and not run.started
+        return self._following(run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
 
     async def _completed(self, exchange: Exchange, run: Run, fold: ChatFold) -> Response:
         """Waits for the run's end, since only then it is known which status is true."""
