@@ -4,6 +4,7 @@ Clients are folds by the rules that the real ones have; the real ones are put th
 test_openai_clients.py.
 """
 
+import asyncio
 import itertools
 import json
 import re
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 
 from asgi_client import Client
 from headwater import Streams
+from headwater.delivery import Delivery, Policy
 from headwater.errors import BadRequest, Draining
 from headwater.formats.agui_events import AguiEvents, AguiLines
 from headwater.formats.ai_sdk import UiMessageChunks
@@ -470,6 +472,28 @@ async def test_lines_and_locations() -> None:
             asked = await client.ask("POST", f"{path}?rollup=0", post(path))
             assert "rollup=0" in asked.headers["location"]
             assert len((await client.ask("GET", asked.headers["location"])).body) > 100 * len(TEXT)
+
+
+async def test_a_long_past_holds_up_nobody_though_nothing_is_sent_of_it() -> None:
+    async with Streams("memory:") as streams:
+        small = Delivery(streams, Policy(chunk_bytes=1024))
+        async with Runs(streams, Talker(), delivery=small) as runs_:
+            run = await runs_.start("bot", "hi")
+            await run.wait()
+            turns = itertools.count()
+            done = asyncio.Event()
+
+            async def others() -> int:
+                while not done.is_set():
+                    next(turns)
+                    await asyncio.sleep(0)
+                return next(turns)
+
+            waiting = asyncio.create_task(others())
+            call = await Client(App(streams, runs_)).ask("GET", f"/v1/runs/{run.id}/events")
+            done.set()
+            assert len(call.chunks) < 8
+            assert await waiting > 50  # as many as there are pages
 
 
 async def test_the_stream_itself_is_never_rolled_up() -> None:

@@ -1,8 +1,8 @@
 """Compact catch-up of runs: what is past comes rolled up, what comes from now on as it comes. Pure.
 
-Past is what a connection finds: everything until it has been at the tail once; who starts a run finds nothing. In it the
-deltas of one part (a text, a thought, the arguments of a tool call) that stand behind each other in the log become one
-delta, which has the id of the last of them. So no id is made up, everybody resumes exactly, and a client that adds
+Past is what a connection finds: everything until it has been at the tail once; who starts a run finds nothing. In it
+the deltas of one part (a text, a thought, the arguments of a tool call) that stand behind each other in the log become
+one delta, which has the id of the last of them. So no id is made up, everybody resumes exactly, and a client that adds
 deltas up holds what it would hold without. Nothing else changes: not what is said, not its order.
 
 Two ways in: `RolledUp` puts the messages of a log together before a format sees them, where ids are places in the log;
