@@ -181,6 +181,37 @@ await run({
       else await approvedInChat(decision, said)
     }
   },
+  async "rolled up equals not rolled up"() {
+    for (const text of ["words", "tool"]) {
+      let location
+      const noting = async (url, init) => {
+        const response = await fetch(url, init)
+        location = response.headers.get("location")
+        return response
+      }
+      const first = await answered(text, { fetch: noting })
+      const [rolled, whole] = await Promise.all(
+        ["", "&rollup=0"].map(async (more) => {
+          let chunks = 0
+          const counting = async () => {
+            const response = await fetch(new URL(location + more, server))
+            const [read, counted] = response.body.tee()
+            new Response(counted).text().then((all) => (chunks = all.split('"text-delta"').length - 1))
+            return new Response(read, response)
+          }
+          const late = new Chat({ id: first.id, messages: first.messages.slice(0, 1), fetch: counting })
+          await late.resumeStream()
+          await until(() => chunks > 0)
+          return { late, chunks }
+        }),
+      )
+      assert.deepEqual([rolled.late.status, rolled.late.error], ["ready", undefined])
+      assert.deepEqual(rolled.late.messages, whole.late.messages)
+      assert.deepEqual(rolled.late.messages, first.messages)
+      assert.deepEqual(rolled.late.data, whole.late.data)
+      assert.ok(rolled.chunks === 1 && whole.chunks > 1, `${rolled.chunks} and ${whole.chunks}`)
+    }
+  },
 })
 
 // Version 5 has no approvals: the answer stays open, and its app answers by the run.

@@ -9,7 +9,8 @@
 `runId` is the client's: the same POST again, or one with a Last-Event-ID, attaches to its run and starts nothing. In
 the events, and in `X-Run-Id`, a run has the id that it has everywhere in Headwater; both ids are good in a request.
 Each event's id is an offset (at the end of an answer that waits for people with `.0000`), so any of these goes on by
-`Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`.
+`Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`; `?rollup=0` is for every delta as it was made
+(`headwater.formats.rollup`).
 
 Of a RunAgentInput the messages count; its tools, context, state and forwardedProps do not reach the agent. Knows Runs,
 threads and the projections.
@@ -28,7 +29,9 @@ from headwater.agui import RunStartedEvent, encode, run_started
 from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, RunNotFound
 from headwater.following import Following
 from headwater.formats.agui_events import AguiEvents, AguiLines, interrupts
+from headwater.formats.format import Format
 from headwater.formats.pauses import PAUSED, Pause, pause_of
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.transcript import Transcript, asked_by, continued
 from headwater.http.approvals import Answers, decided_by, of_resume
 from headwater.http.chat import ID_CHARACTERS, is_id
@@ -61,6 +64,7 @@ class AguiResource:
 
     async def _post(self, exchange: Exchange, agent: str) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        _format(exchange)  # refused before anything is started
         body = await exchange.json(self._runs.streams.limits.message_bytes)
         thread, run_id = (_id(body, name) for name in ("threadId", "runId"))
         answers = of_resume(body.get("resume"))
@@ -123,15 +127,13 @@ class AguiResource:
         behind: Offset | None = None,
     ) -> Response:
         """`begin`: said first, where the response is the rest of a run from `behind` a pause."""
-        name = exchange.query("format") or "sse"
-        make = _FORMATS.get(name)
-        if make is None:
-            raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-        at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/ag-ui?format={name}&runId={run.id}"
-        format_ = make()
+        make, query, rolled_up = _format(exchange)
+        at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/ag-ui?{query}&runId={run.id}"
+        events = make()
         if begin is not None and behind is not None:
-            format_.begin(encode(begin), behind)
+            events.begin(encode(begin), behind)
             at = f"{at}&offset={behind}"
+        format_: Format = RolledUp(events) if rolled_up and not run.started else events
         headers = {"x-run-id": run.id, "location": at}
         return Following(
             self._runs.delivery,
@@ -193,6 +195,18 @@ class AguiResource:
 
 
 _FORMATS: Final[dict[str, Callable[[], AguiEvents | AguiLines]]] = {"sse": AguiEvents, "ndjson": AguiLines}
+
+
+def _format(exchange: Exchange) -> tuple[Callable[[], AguiEvents | AguiLines], str, bool]:
+    """The format that is asked for, the query that asks for it again, and whether what is past may come rolled up.
+
+    Raises NotAcceptable, BadRequest.
+    """
+    name, rolled_up = exchange.query("format") or "sse", is_wanted(exchange.query("rollup"))
+    make = _FORMATS.get(name)
+    if make is None:
+        raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
+    return make, f"format={name}" if rolled_up else f"format={name}&rollup=0", rolled_up
 
 
 def _id(body: dict[str, object], name: str) -> str:

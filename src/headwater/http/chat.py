@@ -10,7 +10,8 @@ need approvals; `chat-v7` uses what only the newest 7 knows, and `chat-text` is 
 
 A run belongs to its stream: a client that closes the connection stops nothing. `Location` of an answer is where a cut
 one goes on with its `Last-Event-ID`, also after the run's end; a POST with a Last-Event-ID goes on, too, and starts
-nothing. Knows Runs, threads and the projections.
+nothing. `?rollup=0` is for every delta as it was made (`headwater.formats.rollup`). Knows Runs, threads and the
+projections.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from headwater.formats.ai_sdk import SdkVersion, UiMessageChunks, started
 from headwater.formats.format import Format
 from headwater.formats.pauses import PAUSED
 from headwater.formats.projection import Place, ProjectedEvents, parse_id
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.http.approvals import Answers, decided_by, of_ui
 from headwater.http.conversation import from_ui
 from headwater.http.exchange import Exchange
-from headwater.model import Head, Offset
+from headwater.model import BEGINNING, Head, Offset
 from headwater.runs import Runs
 from headwater.runs.record import read_head, stream_of
 from headwater.runs.threads import Entry, Threads
@@ -63,6 +65,7 @@ class ChatResource:
 
     async def _post(self, exchange: Exchange, agent: str, door: str) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        is_wanted(exchange.query("rollup"))  # refused before anything is started
         body = await exchange.json(self._runs.streams.limits.message_bytes)
         chat, trigger = body.get("id"), body.get("trigger", "submit-message")
         if not is_id(chat):
@@ -81,7 +84,7 @@ class ChatResource:
         run = await self._runs.start(agent, given, thread_id=str(chat), idempotency_key=key, principal=principal)
         if run.started:
             await self._threads.note(principal, agent, str(chat), Entry(run.id))
-        return self._following(exchange, agent, door, str(chat), run.id)
+        return self._following(exchange, agent, door, str(chat), run.id, late=not run.started)
 
     async def _stream(self, exchange: Exchange, agent: str, door: str, chat: str) -> Response:
         principal = exchange.principal.name
@@ -129,19 +132,24 @@ class ChatResource:
         run_id: str,
         place: Place | None = None,
         behind: Offset | None = None,
+        *,
+        late: bool = True,
     ) -> Response:
-        """`place`: what this response's reader has; `behind`: where it begins, being the rest of an earlier one."""
-        version = DOORS[door]
+        """`place`: what this response's reader has; `behind`: where it begins, being the rest of an earlier one;
+        `late`: it may be that much is past already, which comes rolled up."""
+        version, rolled_up = DOORS[door], is_wanted(exchange.query("rollup"))
         first = None
         at = f"{exchange.prefix}/agents/{quote(agent, safe='')}/{door}/{quote(chat, safe='')}/stream?run={run_id}"
         if behind is not None:
             place, first, at = Place(behind), started(run_id, chat), f"{at}&offset={behind}"
-        headers = {"x-run-id": run_id, "location": at}
+        headers = {"x-run-id": run_id, "location": at if rolled_up else f"{at}&rollup=0"}
         if version is None:
             format_: Format = RunText()
         else:
             headers["x-vercel-ai-ui-message-stream"] = "v1"
             format_ = ProjectedEvents(UiMessageChunks(version), run_id, place, first=first)
+            if rolled_up and late:
+                format_ = RolledUp(format_, place.offset if place is not None else BEGINNING)
         resumed = str(place.offset) if place is not None else ""
         return Following(
             self._runs.delivery, stream_of(run_id), lambda *_: format_, headers=headers, offset_of=lambda _: resumed

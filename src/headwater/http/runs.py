@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from headwater.errors import BadRequest
 from headwater.formats import accepted
+from headwater.formats.rollup import is_wanted
 from headwater.http.approvals import decided_by
 from headwater.http.exchange import Exchange
 from headwater.problems import not_allowed
@@ -82,6 +83,7 @@ class RunResource:
 
     async def _start(self, exchange: Exchange) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        is_wanted(exchange.query("rollup"))  # refused before anything is started
         asked = await exchange.json(self._runs.streams.limits.message_bytes)
         unknown = asked.keys() - {"agent", "input", "thread_id", "cancel_when_unread"}
         if unknown:
