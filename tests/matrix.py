@@ -26,7 +26,7 @@ Went = Literal["passed", "lacking", "failed", "not run"]
 COLUMNS: dict[str, tuple[str, str]] = {
     "whole": ("whole run", "Every event or word of an answer arrives, once and in order."),
     "tool call": ("tool calls", "A tool's name, arguments and result arrive as that client has them."),
-    "approval": ("approval", "A run that waits for a person says so, is answered, and goes on in the same answer."),
+    "approval": ("approval", "A run that waits for a person says so, is answered, and goes on."),
     "error in mid-stream": (
         "error",
         "A run that fails after it has begun to speak is told as failed, without secrets.",
@@ -114,10 +114,9 @@ ASKED_AGAIN = "Who asks again with the same Idempotency-Key gets the answer of t
 
 NOTES: list[Note] = [
     Note(
-        (*AI, "useChat", "ag-ui", "tanstack"),
+        ("ai 5",),
         ("approval",),
-        "Not by the client itself yet: the answer stays open, and `/v1/runs/{id}/approvals` takes the decision.",
-        untried=True,
+        "It has no words for it: its app decides at `/v1/runs/{id}/approvals`, and the answer stays open meanwhile.",
     ),
     Note(("ai 7", "ai 6"), CUTS, "With a `fetch` that resumes."),
     Note(

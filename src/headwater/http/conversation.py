@@ -9,13 +9,15 @@ parts, sources and activities.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from headwater.errors import BadRequest
 
 __all__ = ["Input", "Item", "from_agui", "from_ui"]
+
+DENIED: Final = "This call was not approved, and not carried out."
 
 Item: TypeAlias = dict[str, Any]
 Input: TypeAlias = str | list[Item]
@@ -77,6 +79,8 @@ def _ui_call(part: Message) -> Iterator[Item]:
         output = part.get("output")
     elif state == "output-error":
         output = part.get("errorText")
+    elif state == "output-denied":
+        output = (part.get("approval") or {}).get("reason") or DENIED
     else:
         return
     name = part["toolName"] if part["type"] == "dynamic-tool" else part["type"].removeprefix("tool-")

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -33,9 +34,10 @@ from headwater.following import Following
 from headwater.formats import accepted
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
-from headwater.model import Config, Head
+from headwater.model import Config, Head, Offset
 from headwater.runs.checkpoints import Keeper, drop
 from headwater.runs.record import (
     INPUT,
@@ -122,7 +124,8 @@ class Run:
         `request` is accepted so that the call reads like other responses; all that counts is read when it is sent.
         """
         own = {"x-run-id": self.id, **(headers or {})}
-        return Following(self._runs.delivery, self.stream, choose_format, status_code=status_code, headers=own)
+        choose = partial(choose_format, late=not self.started)
+        return Following(self._runs.delivery, self.stream, choose, status_code=status_code, headers=own)
 
 
 class Runs:
@@ -282,6 +285,11 @@ class Runs:
         run_id = msgspec.json.decode(claims.messages[0].data)["run"]
         return Run(self, run_id, started=False) if await self._exists(run_id) else None
 
+    async def alias(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
+        """Have `claimed` find the run by this key, too, unless the key stands for another one already."""
+        with suppress(KeyReused):
+            await self._claim(idempotency_key, principal, _as_json({"run": run_id}), run_id)
+
     async def _exists(self, run_id: str) -> bool:
         try:
             await self.streams.head(stream_of(run_id))
@@ -358,6 +366,12 @@ class Runs:
         await self._recovery.answer(run_id, answers, by)
         return await self.record(run_id)
 
+    async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
+        """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
+        place behind the questions in the run's stream."""
+        await read_head(self.streams, run_id)
+        return await self._recovery.settle(run_id, answers, by)
+
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""
         return {"running": len(self._supervisor)}
@@ -420,13 +434,15 @@ def as_source(agent: Any) -> Source:
     raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
 
 
-def choose_format(_: Head, headers: Headers, query: QueryParams) -> Format:
-    """The format of a run's events for this request: `?format=`, else Accept, else SSE."""
+def choose_format(_: Head, headers: Headers, query: QueryParams, *, late: bool = True) -> Format:
+    """The format of a run's events for this request: `?format=`, else Accept, else SSE. `late`: the run was there
+    before, and what is past comes rolled up, unless `?rollup=0`."""
     name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
     make = _FORMATS.get(name)
     if make is None:
         raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-    return make()
+    rolled_up = is_wanted(query.get("rollup")) and late and make is not RunText
+    return RolledUp(make()) if rolled_up else make()
 
 
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {
