@@ -83,6 +83,31 @@ PublicUrl = Annotated[
         show_default="as the request that made the subscription reached it",
     ),
 ]
+Proxies = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=URL",
+        help="Pass /v1/proxy/NAME/... on to an OpenAI-compatible API, whose streamed answers can then be resumed: "
+        "openai=https://api.openai.com/v1. Its key is OPENAI_API_KEY of the environment, for the name openai (MY_LLM_"
+        "API_KEY for my-llm); clients' own keys are not passed on. May be repeated.",
+        show_default="none",
+    ),
+]
+OnShutdown = Annotated[
+    Literal["resume", "interrupt"],
+    typer.Option(
+        help="What becomes of unfinished runs when this server is told to stop: the next process on the store goes on "
+        "with them, or they end as failed.",
+    ),
+]
+MostResumptions = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="How often a run is gone on with from one point after its server died, so that one which kills its server "
+        "does not do so for ever. 0: never.",
+    ),
+]
 MaxReadersPerClient = Annotated[
     int | None, typer.Option(metavar="N", help="The same, of one key or address.", show_default="no limit")
 ]
@@ -105,6 +130,9 @@ def serve(  # noqa: PLR0913 -- the options of a command
     max_readers: MaxReaders = None,
     max_readers_per_client: MaxReadersPerClient = None,
     public_url: PublicUrl = None,
+    proxy: Proxies = None,
+    on_shutdown: OnShutdown = "resume",
+    most_resumptions: MostResumptions = 5,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "info",
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
@@ -116,6 +144,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
     [dim]$[/] headwater serve
     [dim]$[/] headwater serve app.agents:assistant helper=app.agents:second
     [dim]$[/] headwater serve --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
+    [dim]$[/] OPENAI_API_KEY=... headwater serve --proxy openai=https://api.openai.com/v1
     [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
     """
     from headwater.server import ServeConfig, run
@@ -137,6 +166,9 @@ def serve(  # noqa: PLR0913 -- the options of a command
         max_readers=max_readers,
         max_readers_per_client=max_readers_per_client,
         public_url=public_url,
+        proxy=_upstreams(proxy or []),
+        on_shutdown=on_shutdown,
+        most_resumptions=most_resumptions,
         log_level=log_level,
     )
     with _bad_values_said():
@@ -171,6 +203,20 @@ def _rule(text: str) -> tuple[str, Retention]:
         return pattern, parse_retention(bounds)
     except BadRequest as error:
         raise BadRequest(f"--retain {text!r}: {error}") from error
+
+
+def _upstreams(texts: list[str]) -> dict[str, str]:
+    """What `--proxy` says: names, and base URLs."""
+    found: dict[str, str] = {}
+    with _bad_values_said():
+        for text in texts:
+            name, _, url = text.partition("=")
+            if not name or not url:
+                raise BadRequest(f"--proxy {text!r}: write NAME=URL, like openai=https://api.openai.com/v1")
+            if name in found:
+                raise BadRequest(f"--proxy: {name!r} is given twice; each API has a name of its own")
+            found[name] = url
+    return found
 
 
 def demo(

@@ -85,8 +85,7 @@ class Proxy:
     def __init__(self, streams: Streams, upstreams: Mapping[str, Upstream], *, ttl: int = TTL_SECONDS) -> None:
         """`upstreams` by the name in the path: small letters, digits and hyphens."""
         for name in upstreams:
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} cannot name an upstream: use small letters, digits and hyphens")
+            checked_upstream_name(name)
         self.streams, self.upstreams, self._ttl = streams, dict(upstreams), ttl
         self._delivery = Delivery(streams)
         self._passing: dict[str, _Passing] = {}  # by stream
@@ -217,6 +216,13 @@ class Proxy:
 
     async def _finish_orphan(self, name: str, _: Head, why: HeadwaterError) -> None:
         await self.streams.carry_out(name, Append([Item(_error(why))], close=True, outcome="failed"))
+
+
+def checked_upstream_name(name: str) -> str:
+    """`name`, if it can be the part of a path. Raises ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name an upstream: use small letters, digits and hyphens")
+    return name
 
 
 class _Passing:

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -85,14 +85,7 @@ class Upstream:
         environment (`os.environ["OPENAI_API_KEY"]`); `headers`: more to be sent with each request; `idle_timeout`:
         seconds of silence after which an answer counts as cut. Raises ValueError for what is no such URL.
         """
-        place = urlsplit(base_url)
-        if (
-            place.scheme not in ("http", "https")
-            or not place.hostname
-            or place.username
-            or place.query
-            or place.fragment
-        ):
+        if not _is_plain(urlsplit(base_url)):
             raise ValueError("an upstream is http(s)://host/path, without a user name or a query")
         self.base_url, self.endpoints = base_url.rstrip("/"), endpoints
         self._key = key
@@ -180,6 +173,13 @@ class Upstream:
     def _made(self) -> httpx.AsyncClient:
         secure = self.base_url.startswith("https:")  # else no certificate is ever asked for, and none need be read
         return httpx.AsyncClient(timeout=self._timeout, limits=httpx.Limits(max_connections=None), verify=secure)
+
+
+def _is_plain(place: SplitResult) -> bool:
+    with suppress(ValueError):  # a port that is none
+        more = place.username or place.query or place.fragment or place.port == 0
+        return place.scheme in ("http", "https") and bool(place.hostname) and not more
+    return False
 
 
 async def _read_out(chunks: AsyncIterator[bytes]) -> None:
