@@ -7,7 +7,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
@@ -15,6 +15,9 @@ from headwater.cli.agents import load
 from headwater.errors import BadRequest
 from headwater.model import Retention
 from headwater.wire.durable import parse_retention
+
+if TYPE_CHECKING:  # it needs an extra that other commands do not
+    from headwater.server import ServeConfig
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -147,8 +150,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
     [dim]$[/] OPENAI_API_KEY=... headwater serve --proxy openai=https://api.openai.com/v1
     [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
     """
-    from headwater.server import ServeConfig, run
-    from headwater.server.serve import check, check_values
+    from headwater.server import ServeConfig
 
     config = ServeConfig(
         store=store,
@@ -171,12 +173,19 @@ def serve(  # noqa: PLR0913 -- the options of a command
         most_resumptions=most_resumptions,
         log_level=log_level,
     )
+    _serve(config, agents or [])
+
+
+def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
+    from headwater.server import run
+    from headwater.server.serve import check, check_values
+
     with _bad_values_said():
         check_values(config)
     check(config)  # before any module of the caller's is imported
-    _log(log_level)
-    config = replace(config, agents=[load(spec) for spec in agents or []])
-    raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {store} at {url} (Ctrl-C ends it)")))
+    _log(config.log_level)
+    config = replace(config, agents=[load(spec) for spec in agents])
+    raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")))
 
 
 @contextmanager
@@ -249,7 +258,7 @@ def demo(
     raise typer.Exit(run(ServeConfig(store=store, port=port, log_level=log_level), ready))
 
 
-def _log(level: LogLevel) -> None:
+def _log(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=_LOG_FORMAT)
     if level != "debug":
         for name in ("httpx", "httpx2"):  # what openai's client is built on: reports every request of every agent
