@@ -81,12 +81,12 @@ headwater.runs
     async claimed(self, idempotency_key, *, principal='')
     async get(self, run_id)
     async interrupt(self)
-    async list(self, *, before=None, limit=50)
+    async list(self, *, before=None, limit=50, agent=None, status=None, thread=None, principal='')
     async open(self)
     async record(self, run_id)
     register(self, agent, name=None)
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
-          cancel_when_unread=None)
+          entry=None, cancel_when_unread=None)
     statistics(self)
 headwater.client
   Batching(linger=0.005, max_bytes=1048576, max_messages=1000, in_flight=5, buffer=8388608, patience=300.0)

@@ -32,14 +32,14 @@ from headwater.http.conversation import from_agui
 from headwater.http.exchange import Exchange
 from headwater.runs import Run, Runs
 from headwater.runs.record import read_head, stream_of
-from headwater.runs.threads import Entry, Threads
+from headwater.runs.threads import Entry
 
 
 class AguiResource:
     """The agents of one Runs, for AG-UI clients."""
 
-    def __init__(self, runs: Runs, threads: Threads) -> None:
-        self._runs, self._threads = runs, threads
+    def __init__(self, runs: Runs) -> None:
+        self._runs, self._threads = runs, runs.threads
 
     async def answer(self, exchange: Exchange, agent: str, rest: str) -> Response:
         """`rest`: what follows `ag-ui/`."""
@@ -66,13 +66,14 @@ class AguiResource:
         messages: Any = body.get("messages")
         given = from_agui(messages)
         key = _key(agent, run_id)
+        ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
+        entry = Entry(asked=asked_by(messages), ids=ids)
         try:
-            run = await self._runs.start(agent, given, thread_id=thread, idempotency_key=key, principal=principal)
+            run = await self._runs.start(
+                agent, given, thread_id=thread, idempotency_key=key, principal=principal, entry=entry
+            )
         except KeyReused:
             raise KeyReused("this runId was used for another request; give each run its own") from None
-        if run.started:
-            ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
-            await self._threads.note(principal, agent, thread, Entry(run.id, asked=asked_by(messages), ids=ids))
         return self._following(exchange, agent, run)
 
     async def _known(self, exchange: Exchange, agent: str, run_id: str) -> Run:

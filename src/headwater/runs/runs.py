@@ -10,10 +10,12 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
+from msgspec.structs import replace
 from starlette.datastructures import Headers, QueryParams
 
 from headwater.agui import CustomEvent, OpenParts, encode, run_started, stamped
@@ -40,19 +42,24 @@ from headwater.runs.checkpoints import Keeper, drop
 from headwater.runs.record import (
     INPUT,
     KIND,
+    OWN_THREAD,
     RESUMES,
     UNREAD,
     Record,
+    Status,
+    Wanted,
     list_records,
     new_id,
     read_head,
     read_record,
     record_of,
+    records_among,
     stream_of,
     title_of,
 )
 from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
+from headwater.runs.threads import Entry, Threads
 from headwater.sources import Answer, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
@@ -72,6 +79,9 @@ class _Asked(NamedTuple):
 
     input: Any
     note: CustomEvent | None
+    principal: str
+    entry: Entry | None
+    """None: the run is on a thread of its own, which needs no list of its runs."""
 
 
 class Run:
@@ -147,6 +157,7 @@ class Runs:
         self.streams = streams
         self.delivery = delivery or Delivery(streams)
         self.agents: dict[str, Source] = {}
+        self.threads = Threads(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
@@ -222,13 +233,15 @@ class Runs:
         idempotency_key: str | None = None,
         principal: str = "",
         note: CustomEvent | None = None,
+        entry: Entry | None = None,
         cancel_when_unread: float | None = None,
     ) -> Run:
         """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
 
         `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
         gives the same run and starts nothing; another call with that key raises KeyReused. A `note` goes into the
-        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it.
+        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it; an
+        `entry`, what it has the thread of `thread_id` remember.
         `cancel_when_unread`: end it when nobody has been reading it in this process for so many seconds. Raises
         AgentNotFound, BadRequest, Draining.
         """
@@ -244,8 +257,9 @@ class Runs:
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
-        thread = thread_id or f"th_{run_id}"
-        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, _Asked(input, note), unread))
+        asked = _Asked(input, note, principal, (entry or Entry()) if thread_id else None)
+        thread = thread_id or OWN_THREAD + run_id
+        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, asked, unread))
         self._beginnings.add(beginning)
         beginning.add_done_callback(self._beginnings.discard)
         return Run(self, run_id, started=await asyncio.shield(beginning))
@@ -317,6 +331,8 @@ class Runs:
         place = self._recovery.place(run_id, thread_id, writer, keeper, labels)
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
+        if asked.entry is not None:
+            await self.threads.note(asked.principal, name, thread_id, replace(asked.entry, run=run_id))
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -330,9 +346,27 @@ class Runs:
         """What is known of a run. Raises RunNotFound."""
         return await read_record(self.streams, run_id)
 
-    async def list(self, *, before: str | None = None, limit: int = 50) -> tuple[list[Record], str | None]:
-        """Runs, newest first, and what to give as `before` for the next ones."""
-        return await list_records(self.streams, before=before, limit=limit)
+    async def list(
+        self,
+        *,
+        before: str | None = None,
+        limit: int = 50,
+        agent: str | None = None,
+        status: Status | None = None,
+        thread: str | None = None,
+        principal: str = "",
+    ) -> tuple[list[Record], str | None]:
+        """Runs, newest first, and what to give as `before` for the next ones; there may be some although few are given.
+
+        Those of an `agent`, in a `status`; of a `thread` those that `principal`, or nobody in particular, started.
+        """
+        wanted = Wanted(agent, thread, status)
+        if thread is None:
+            return await list_records(self.streams, before=before, limit=limit, wanted=wanted)
+        ids = {thread.removeprefix(OWN_THREAD)}
+        for owner, name in product({principal, ""}, self.agents if agent is None else [agent]):
+            ids |= {entry.run for entry in await self.threads.entries(owner, name, thread)}
+        return await records_among(self.streams, ids, before=before, limit=limit, wanted=wanted)
 
     async def cancel(self, run_id: str, *, when: When = "now") -> Record:
         """Ask for a run's end, `now` or when its current turn is over: then the model's answer is whole, and its tools

@@ -26,7 +26,7 @@ LOOKED_AT: Final = 8
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a thread remembers."""
 
-    run: str
+    run: str = ""
     stopped: bool = False
     """This entry says that the run is to be stopped; the one that tells of its start came before."""
     asked: list[Any] = []
