@@ -125,6 +125,71 @@ async def test_hydration_gives_the_transcript_and_the_active_run() -> None:
         assert (await hydrated(client, "another"))["messages"] == []
 
 
+def texts(hydration: Any) -> list[str]:
+    """u: the user's, a: the agent's."""
+    return [f"{message['role'][0]}:{message['parts'][0]['content']}" for message in hydration["messages"]]
+
+
+async def ended(client: Client, method: str, path: str, body: str, **headers: str) -> str:
+    """The id of the run that this starts, once it is over."""
+    call = await client.ask(method, path, body, **headers)
+    assert call.status in (200, 201), call.text
+    return call.headers["x-run-id"]
+
+
+def ui(*said: str, chat: str = "t1") -> str:
+    """What useChat posts: the whole conversation, by turns."""
+    messages = [
+        {"id": f"m{n}", "role": ("user", "assistant")[n % 2], "parts": [{"type": "text", "text": text}]}
+        for n, text in enumerate(said)
+    ]
+    return json.dumps({"id": chat, "messages": messages, "trigger": "submit-message"})
+
+
+async def test_a_thread_that_was_used_through_every_door_is_hydrated() -> None:
+    async with serving(*[[word] for word in ("one", "two", "three", "four", "five")]) as client:
+        await ended(client, "POST", "/agents/bot/chat", ui("a"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one"]
+        before = (await hydrated(client))["messages"]
+        history = [{"id": m["id"], "role": m["role"], "content": m["parts"][0]["content"]} for m in before]
+        await ended(client, "POST", AGUI, asked(messages=[*history, {"id": "q2", "role": "user", "content": "b"}]))
+        assert (await hydrated(client))["messages"][:2] == before, "ids that a client may have stay"
+        body = json.dumps({"agent": "bot", "input": "c", "thread_id": "t1"})
+        last = await ended(client, "POST", "/v1/runs", body, accept="text/event-stream")
+        body = json.dumps({"model": "bot", "input": "d", "previous_response_id": f"resp_{last}"})
+        await ended(client, "POST", "/v1/responses", body)
+        said = ["u:a", "a:one", "u:b", "a:two", "u:c", "a:three", "u:d", "a:four"]
+        assert texts(await hydrated(client)) == said
+        await ended(client, "POST", "/agents/bot/chat", ui("a", "one", "e"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one", "u:e", "a:five"]
+
+
+async def test_hydration_knows_a_message_of_useChat_that_was_edited_and_an_answer_made_anew() -> None:
+    async with serving(*[[word] for word in ("one", "two", "three", "four")]) as client:
+        await ended(client, "POST", "/agents/bot/chat", ui("a"))
+        await ended(client, "POST", "/agents/bot/chat", ui("a", "one", "b"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one", "u:b", "a:two"]
+        await ended(client, "POST", "/agents/bot/chat", ui("a", "one", "B"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one", "u:B", "a:three"]
+        await ended(client, "POST", "/agents/bot/chat", ui("a"))
+        assert texts(await hydrated(client)) == ["u:a", "a:four"]
+
+
+async def test_a_conversation_of_responses_is_hydrated_and_those_that_were_deleted_are_left_out() -> None:
+    async with serving(["one"], ["two"], ["three"]) as client:
+        runs: list[str] = []
+        for text in "ab":
+            more = {"previous_response_id": f"resp_{runs[-1]}"} if runs else {}
+            runs.append(
+                await ended(client, "POST", "/v1/responses", json.dumps({"model": "bot", "input": text} | more))
+            )
+        thread = f"th_{runs[0]}"
+        assert texts(await hydrated(client, thread)) == ["u:a", "a:one", "u:b", "a:two"]
+        assert (await client.ask("GET", f"/agents/other/ag-ui?threadId={thread}")).json()["messages"] == []
+        assert (await client.ask("DELETE", f"/v1/responses/resp_{runs[0]}")).status == 200
+        assert texts(await hydrated(client, thread)) == ["u:b", "a:two"]
+
+
 async def test_what_came_before_goes_to_the_model() -> None:
     async with serving(calls("search", {"q": 1}), ["ok"]) as client:
         messages = [

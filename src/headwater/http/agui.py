@@ -15,23 +15,26 @@ threads and the projections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
 
-from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, RunNotFound
+from headwater.agui import decode
+from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, RunNotFound, StreamNotFound
 from headwater.following import Following
 from headwater.formats.agui_events import AguiEvents, AguiLines
 from headwater.formats.format import Format
-from headwater.formats.transcript import Transcript, asked_by, continued
+from headwater.formats.transcript import Transcript, asked_by, continued, said_in, taken_up
 from headwater.http.chat import ID_CHARACTERS, is_id
 from headwater.http.conversation import from_agui
 from headwater.http.exchange import Exchange
 from headwater.runs import Run, Runs
-from headwater.runs.record import read_head, stream_of
+from headwater.runs.history import BEGUN
+from headwater.runs.record import OWN_THREAD, read_head, stream_of
 from headwater.runs.threads import Entry
 
 
@@ -104,14 +107,16 @@ class AguiResource:
         raise BadRequest("say which: ?runId= for a run's events, ?threadId= for a thread's messages")
 
     async def _hydration(self, exchange: Exchange, agent: str, thread: str) -> Response:
-        principal = exchange.principal.name
         messages: list[Any] = []
         active: str | None = None
-        entries = await self._threads.entries(principal, agent, thread)
-        for entry in entries:
+        for entry in await self._entries(exchange.principal.name, agent, thread):
             exchange.authorize("read", stream_of(entry.run))
-            messages = continued(messages, entry.ids, entry.asked)
-            active = None if await self._told(entry.run, messages) else entry.run
+            try:
+                told = await self._told(entry.run)
+            except StreamNotFound:
+                continue  # deleted
+            messages = told.asked_after(messages, entry) + told.messages
+            active = None if told.over else entry.run
         body = {
             "messages": messages,
             "activeRun": None if active is None else {"runId": active},
@@ -120,18 +125,30 @@ class AguiResource:
         }
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
 
-    async def _told(self, run_id: str, messages: list[Any]) -> bool:
-        """Adds what the agent said in a run, if it is over, and says whether: one that is not, the client joins."""
-        transcript, offset = Transcript(), None
+    async def _entries(self, principal: str, agent: str, thread: str) -> Sequence[Entry]:
+        """The thread's runs; one that was made for its first run alone did not note that."""
+        entries = await self._threads.entries(principal, agent, thread)
+        first = thread.removeprefix(OWN_THREAD)
+        if first == thread:
+            return entries
+        with suppress(RunNotFound):
+            labels = (await read_head(self._runs.streams, first)).labels
+            if (labels.get("agent"), labels.get("thread")) == (agent, thread):
+                return [Entry(first), *entries]
+        return entries
+
+    async def _told(self, run_id: str) -> _Told:
+        """Raises StreamNotFound."""
+        transcript, given, offset = Transcript(), None, None
         while True:
             page = await self._runs.streams.read(stream_of(run_id), offset)
             for message in page.messages:
                 transcript.feed(message.data)
+                if message.offset.position == BEGUN:
+                    given = decode(message.data).get("value")
             offset = page.next
             if page.up_to_date:
-                if page.closed:
-                    messages += transcript.messages
-                return page.closed
+                return _Told(run_id, given, transcript.messages if page.closed else [], page.closed)
 
     async def _stop(self, exchange: Exchange, agent: str, run_id: str) -> Response:
         run = await self._known(exchange, agent, run_id)
@@ -139,6 +156,25 @@ class AguiResource:
         stopped = (await self._runs.cancel(run.id)).status == "running"
         body = msgspec.json.encode({"stopped": stopped, "runId": run.id})
         return Response(body, 202 if stopped else 200, {"cache-control": "no-store"}, "application/json")
+
+
+class _Told(NamedTuple):
+    """A run for a transcript."""
+
+    run_id: str
+    input: Any
+    messages: list[Any]
+    """What the agent said, if the run is over: one that is not, the client joins."""
+    over: bool
+
+    def asked_after(self, messages: list[Any], entry: Entry) -> list[Any]:
+        """The conversation so far, of which `messages` were there before, once the user has said what it answers to."""
+        if entry.asked:
+            return continued(messages, entry.ids, entry.asked)
+        before, asked = said_in(self.input, self.run_id)
+        if before is None and asked and entry.history:
+            before = []
+        return [*(messages if before is None else taken_up(messages, before)), *asked]
 
 
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {"sse": AguiEvents, "ndjson": AguiLines}

@@ -72,7 +72,14 @@ class ChatResource:
         if key is not None and not is_id(key):
             raise BadRequest(f"Idempotency-Key has 1 to {ID_CHARACTERS} characters")
         given = from_ui(body.get("messages"))
-        run = await self._runs.start(agent, given, thread_id=str(chat), idempotency_key=key, principal=principal)
+        run = await self._runs.start(
+            agent,
+            given,
+            thread_id=str(chat),
+            idempotency_key=key,
+            principal=principal,
+            entry=Entry(history=True),
+        )
         return self._following(exchange, agent, door, str(chat), run.id)
 
     async def _stream(self, exchange: Exchange, agent: str, door: str, chat: str) -> Response:
