@@ -86,7 +86,7 @@ headwater.runs
     async record(self, run_id)
     register(self, agent, name=None)
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
-          entry=None, cancel_when_unread=None)
+          entry=None, request=None, cancel_when_unread=None)
     statistics(self)
 headwater.client
   Batching(linger=0.005, max_bytes=1048576, max_messages=1000, in_flight=5, buffer=8388608, patience=300.0)
@@ -176,6 +176,7 @@ headwater.sources
   Paused(questions, state)
   Question(tool_call_id, tool, arguments)
   Remembering
+  Request(state=None, context=(), forwarded_props=None)
   Resumable
     async resume(self, input, at, sink)
   Resumption(attempt, state, calls=…, messages=(), answers=…)
@@ -191,6 +192,7 @@ headwater.sources
     async run(self, input, sink)
   Stopped()
   progress(message=None, *, fraction=None, data=None)
+  request()
   tool_call_id()
 headwater.testing
   VirtualTimeLoop(*, grace=0.01, stuck_after=30.0)

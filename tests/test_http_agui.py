@@ -5,10 +5,16 @@ import json
 from typing import Any
 
 import pytest
+from agents import Agent, function_tool
 
-from asgi_client import Call, Client
+from asgi_client import Call as Asked
+from asgi_client import Client
+from headwater import Streams
+from headwater.http import App
 from headwater.http.auth import Keys
-from scripted_model import calls
+from headwater.runs import Runs
+from headwater.sources import Request, request
+from scripted_model import Call, calls, scripted
 from test_http_chat import KEYS, events, serving
 
 AGUI = "/agents/bot/ag-ui"
@@ -20,7 +26,7 @@ def asked(text: str = "hi", run: str = "r1", thread: str = "t1", **more: Any) ->
     return json.dumps({"threadId": thread, "runId": run, "messages": messages} | empty | more)
 
 
-def kinds(call: Call) -> list[str]:
+def kinds(call: Asked) -> list[str]:
     return [json.loads(event.data)["type"] for event in events(call)]
 
 
@@ -190,6 +196,47 @@ async def test_a_conversation_of_responses_is_hydrated_and_those_that_were_delet
         assert texts(await hydrated(client, thread)) == ["u:b", "a:two"]
 
 
+async def test_what_else_a_client_sends_is_for_the_agents_code_and_for_nobody_else() -> None:
+    @function_tool
+    def look() -> str:
+        """In a thread."""
+        return f"{request().state} {list(request().context)}"
+
+    @function_tool
+    async def look_too() -> str:
+        """On the loop."""
+        return f"{request().forwarded_props}"
+
+    prompts: list[Any] = []
+    second = Call(index=1, id="c2", type="function", function={"name": "look_too", "arguments": "{}"})
+    model = scripted([*calls("look", {}, "c1"), second], ["ok"], ["ok"], asked=prompts.append)
+    agent = Agent(
+        name="Bot",
+        model=model,
+        tools=[look, look_too],
+        instructions=lambda _context, _agent: f"The page is {list(request().context)}.",
+    )
+    sent: dict[str, Any] = {
+        "state": {"cart": ["tea"]},
+        "context": [{"description": "page", "value": "the shop"}],
+        "forwardedProps": {"token": "of-the-user"},
+    }
+    async with Streams("memory:") as streams, Runs(streams, agent) as runs:
+        client = Client(App(streams, runs))
+        call = await client.ask("POST", AGUI, asked(**sent))
+        told = [json.loads(event.data) for event in events(call)]
+        results = {event["toolCallId"]: event["content"] for event in told if event["type"] == "TOOL_CALL_RESULT"}
+        assert results == {"c1": f"{sent['state']} {sent['context']}", "c2": f"{sent['forwardedProps']}"}
+        assert prompts[0]["messages"][0] == {"role": "system", "content": f"The page is {sent['context']}."}
+        log = await client.ask("GET", f"/v1/runs/{call.headers['x-run-id']}/events?format=ndjson")
+        assert b"the shop" not in b"".join(line for line in log.body.splitlines() if b"TOOL_CALL_RESULT" not in line)
+        changed = await client.ask("POST", AGUI, asked(**sent | {"state": {"cart": []}}))
+        assert changed.status == 409
+        await client.ask("POST", AGUI, asked(run="r2"))
+        assert prompts[-1]["messages"][0]["content"] == "The page is []."
+        assert request() == Request()
+
+
 async def test_what_came_before_goes_to_the_model() -> None:
     async with serving(calls("search", {"q": 1}), ["ok"]) as client:
         messages = [
@@ -235,6 +282,9 @@ async def test_stop() -> None:
         (asked(messages=[{"role": "user", "content": 5}]), "form"),
         (asked(messages=[{"role": "king", "content": "x"}, {"role": "user", "content": "x"}]), "role"),
         (asked(resume=[{"interruptId": "i"}]), "interrupts"),
+        (asked(context={"description": "d", "value": "v"}), "context is a list of objects"),
+        (asked(context=["text"]), "context is a list of objects"),
+        (asked(tools=[{"name": "open_tab", "description": "", "parameters": {}}]), "send tools: []"),
     ],
 )
 async def test_a_bad_post_is_refused_and_says_why(body: str, said: str) -> None:

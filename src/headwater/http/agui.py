@@ -9,8 +9,11 @@
 the events, and in `X-Run-Id`, a run has the id that it has everywhere in Headwater; both ids are good in a request.
 Each event's id is an offset, so any of these goes on by `Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`.
 
-Of a RunAgentInput the messages count; its tools, context, state and forwardedProps do not reach the agent. Knows Runs,
-threads and the projections.
+Of a RunAgentInput the messages are the run's input. Its `state`, `context` and `forwardedProps` reach the agent's code,
+which asks `headwater.sources.request()` for them; no model is shown them by itself, and readers of the run are not,
+either. `tools`, which would be the client's to carry out, are refused: agents call tools of the server.
+
+Knows Runs, threads and the projections.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from headwater.runs import Run, Runs
 from headwater.runs.history import BEGUN
 from headwater.runs.record import OWN_THREAD, read_head, stream_of
 from headwater.runs.threads import Entry
+from headwater.sources import Request
 
 
 class AguiResource:
@@ -70,10 +74,17 @@ class AguiResource:
         given = from_agui(messages)
         key = _key(agent, run_id)
         ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
+        sent = _request(body)
         entry = Entry(asked=asked_by(messages), ids=ids)
         try:
             run = await self._runs.start(
-                agent, given, thread_id=thread, idempotency_key=key, principal=principal, entry=entry
+                agent,
+                given,
+                thread_id=thread,
+                idempotency_key=key,
+                principal=principal,
+                entry=entry,
+                request=sent,
             )
         except KeyReused:
             raise KeyReused("this runId was used for another request; give each run its own") from None
@@ -185,6 +196,19 @@ def _id(body: dict[str, object], name: str) -> str:
     if not is_id(given):
         raise BadRequest(f"{name} is a text of 1 to {ID_CHARACTERS} characters")
     return str(given)
+
+
+def _request(body: dict[str, Any]) -> Request:
+    """Raises BadRequest."""
+    context = body.get("context") or []
+    if not isinstance(context, list) or not all(isinstance(item, dict) for item in context):
+        raise BadRequest("context is a list of objects")
+    if body.get("tools"):
+        raise BadRequest(
+            "the tools of a client cannot be called by the agents of this server: send tools: [], and give the agent "
+            "tools of its own"
+        )
+    return Request(body.get("state") or None, tuple(context), body.get("forwardedProps") or None)
 
 
 def _key(agent: str, run_id: str) -> str:

@@ -7,7 +7,6 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from itertools import product
@@ -19,14 +18,12 @@ from msgspec.structs import replace
 from starlette.datastructures import Headers, QueryParams
 
 from headwater.agui import CustomEvent, OpenParts, encode, run_started, stamped
-from headwater.decide import Create, Item
 from headwater.delivery import Delivery
 from headwater.errors import (
     AgentNotFound,
     BadRequest,
     Draining,
     HeadwaterError,
-    KeyReused,
     NotAcceptable,
     StreamExists,
     StreamNotFound,
@@ -37,8 +34,9 @@ from headwater.formats.format import Format
 from headwater.formats.lines import Lines
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
-from headwater.model import Config, Head
-from headwater.runs.checkpoints import Keeper, drop
+from headwater.model import Head
+from headwater.runs import keys
+from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
     INPUT,
     KIND,
@@ -60,12 +58,9 @@ from headwater.runs.record import (
 from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
 from headwater.runs.threads import Entry, Threads
-from headwater.sources import Answer, Resumable, Source
+from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
-
-KEY_TTL_SECONDS: Final = 24 * 3600
-"""How long an Idempotency-Key is remembered: longer than anybody retries, short enough to forget."""
 
 CONTROL_TTL_SECONDS: Final = 3600
 
@@ -82,6 +77,7 @@ class _Asked(NamedTuple):
     principal: str
     entry: Entry | None
     """None: the run is on a thread of its own, which needs no list of its runs."""
+    request: Request
 
 
 class Run:
@@ -234,6 +230,7 @@ class Runs:
         principal: str = "",
         note: CustomEvent | None = None,
         entry: Entry | None = None,
+        request: Request | None = None,
         cancel_when_unread: float | None = None,
     ) -> Run:
         """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
@@ -241,7 +238,7 @@ class Runs:
         `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
         gives the same run and starts nothing; another call with that key raises KeyReused. A `note` goes into the
         stream right behind the input: what the protocol, by which the run was asked for, has to remember of it; an
-        `entry`, what it has the thread of `thread_id` remember.
+        `entry`, what it has the thread of `thread_id` remember; a `request` is for the agent, by `sources.request()`.
         `cancel_when_unread`: end it when nobody has been reading it in this process for so many seconds. Raises
         AgentNotFound, BadRequest, Draining.
         """
@@ -250,14 +247,16 @@ class Runs:
             raise Draining("the server is going away; connect again")
         unread = {} if cancel_when_unread is None else {UNREAD: f"{cancel_when_unread:g}"}
         noted = {} if note is None else {"note": note.value}
-        body = _as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
+        noted |= {} if request in (None, NO_REQUEST) else {"request": request}
+        body = keys.as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
         run_id = new_id(self.streams.clock())
         if idempotency_key is not None:
-            run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
+            run_id, fresh = await keys.claim(self.streams, principal, idempotency_key, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
-        asked = _Asked(input, note, principal, (entry or Entry()) if thread_id else None)
+        remembered = (entry or Entry()) if thread_id else None
+        asked = _Asked(input, note, principal, remembered, request or NO_REQUEST)
         thread = thread_id or OWN_THREAD + run_id
         beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, asked, unread))
         self._beginnings.add(beginning)
@@ -274,27 +273,10 @@ class Runs:
             raise AgentNotFound(f"no agent is registered as {agent!r}; there are: {names}")
         return agent, known
 
-    async def _claim(self, key: str, principal: str, body: bytes, run_id: str) -> tuple[str, bool]:
-        """The run that `key` stands for, and whether it is claimed now. Raises KeyReused."""
-        digest = hashlib.sha256(body).hexdigest()
-        name = _key_stream(principal, key)
-        claim = Item(_as_json({"run": run_id, "body": digest}))
-        decision = await self.streams.carry_out(name, Create(Config(_JSON, KEY_TTL_SECONDS), [claim]))
-        if decision.what == "created":
-            return run_id, True
-        held = msgspec.json.decode((await self.streams.read(name)).messages[0].data)
-        if held["body"] != digest:
-            raise KeyReused("this Idempotency-Key was used for another request")
-        return held["run"], False
-
     async def claimed(self, idempotency_key: str, *, principal: str = "") -> Run | None:
         """The run that was started with this key, if it is still remembered."""
-        try:
-            claims = await self.streams.read(_key_stream(principal, idempotency_key))
-        except StreamNotFound:
-            return None
-        run_id = msgspec.json.decode(claims.messages[0].data)["run"]
-        return Run(self, run_id, started=False) if await self._exists(run_id) else None
+        run_id = await keys.claimed(self.streams, principal, idempotency_key)
+        return Run(self, run_id, started=False) if run_id is not None and await self._exists(run_id) else None
 
     async def _exists(self, run_id: str) -> bool:
         try:
@@ -319,6 +301,8 @@ class Runs:
             raise BadRequest("the input is nested too deeply") from error
         if (busy := self._recovery.busy(source)) is not None:
             await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+        if resumable and asked.request != NO_REQUEST:
+            await keep_request(self.streams, run_id, asked.request)
         try:
             if not await writer.open(*first):
                 return False
@@ -328,7 +312,7 @@ class Runs:
         for event in started:
             parts.feed(event)
         keeper = Keeper(self.streams, run_id) if resumable else None
-        place = self._recovery.place(run_id, thread_id, writer, keeper, labels)
+        place = self._recovery.place(run_id, thread_id, writer, keeper, labels, asked.request)
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
         if asked.entry is not None:
@@ -469,14 +453,3 @@ _FORMATS: Final[dict[str, Callable[[], Format]]] = {
     "ndjson": lambda: Lines(_JSON, tells_failure=True),
     "text": RunText,
 }
-
-
-def _key_stream(principal: str, key: str) -> str:
-    return f"headwater/keys/{hashlib.sha256(_as_json([principal, key])).hexdigest()}"
-
-
-def _as_json(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value, order="sorted")
-    except (TypeError, ValueError) as error:
-        raise BadRequest("the input is not JSON") from error
