@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -31,7 +32,7 @@ from headwater.agui import (
 )
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
-from headwater.sources import Paused, RunFailed, Stopped
+from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -62,6 +63,8 @@ class Place:
     """None: no checkpoints are kept, and nobody can go on with it."""
     alone: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Returns when it is to be cancelled because nobody reads it."""
+    request: Request = NO_REQUEST
+    """What came along with its input."""
 
 
 class Supervised:
@@ -73,7 +76,7 @@ class Supervised:
         self._writer, self._clock, self._parts = place.writer, clock, parts
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
-        self._alone = place.alone
+        self._alone, self._request = place.alone, place.request
         self._stopped: Reason | None = None
         self._stop_softly: Callable[[], None] | None = None
         self._ending = False
@@ -123,7 +126,9 @@ class Supervised:
 
     def start(self, made: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """`made`: what the source does."""
-        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}")
+        own = copy_context()  # whoever starts it keeps theirs
+        own.run(current_request.set, self._request)
+        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}", context=own)
         return self._task
 
     def stop(self, why: Reason) -> None:
