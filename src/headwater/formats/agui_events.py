@@ -16,7 +16,7 @@ from headwater.formats.sse import ServerSentEvents
 from headwater.model import Message, Page
 from headwater.wire.sse import one_line
 
-HIDDEN: Final = frozenset({"run.input", "openai.request"})
+HIDDEN: Final = frozenset({"run.input", "openai.request", "langgraph.request"})
 """Names of the CUSTOM events in a run's stream that say how it was asked for."""
 
 _MARK: Final = b'"CUSTOM"'

@@ -87,9 +87,10 @@ class ProjectedEvents(Format):
         before = message.offset._replace(position=message.offset.position - 1)
         places = [*(Place(before, k) for k in range(1, len(events))), Place(message.offset)]
         ids = [f"{self._run_id}~{place}" for place in places]
-        return b"".join(
-            [sse.encode(sse.one_line(data), id=id_) for id_, data in list(zip(ids, events, strict=False))[taken:]]
-        )
+        return b"".join([self._event(id_, data) for id_, data in list(zip(ids, events, strict=False))[taken:]])
+
+    def _event(self, id_: str, data: bytes) -> bytes:
+        return sse.encode(sse.one_line(data), id=id_)
 
     def interruption(self, error: HeadwaterError) -> bytes:
         return sse.comment(f"interrupted: {error.code}")
