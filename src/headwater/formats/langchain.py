@@ -270,8 +270,11 @@ def coerced(given: Any, id_: str) -> list[Message]:
 
 
 def _is_pair(given: Any) -> bool:
-    return isinstance(given, list) and len(given) == 2 and all(isinstance(one, str) for one in given) and (
-        given[0] in _ROLES
+    return (
+        isinstance(given, list)
+        and len(given) == 2
+        and all(isinstance(one, str) for one in given)
+        and (given[0] in _ROLES)
     )
 
 

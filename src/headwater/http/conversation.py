@@ -1,9 +1,9 @@
 """What chat clients send -> what a run's source takes: the input, as a text or a list of Responses input items. Pure.
 
-Knows the messages of the AI SDK (parts), of AG-UI (TanStack AI sends those, too) and of LangChain. The last message must be the
-user's; those before it are the history. A single text stays a text. Tool calls of the history go along with their
-outputs, those without one do not: a model refuses a call that was never answered. Left out as well: reasoning, data
-parts, sources and activities.
+Knows the messages of the AI SDK (parts), of AG-UI (TanStack AI sends those, too) and of LangChain. The last message
+must be the user's; those before it are the history. A single text stays a text. Tool calls of the history go along with
+their outputs, those without one do not: a model refuses a call that was never answered. Left out as well: reasoning,
+data parts, sources and activities.
 """
 
 from __future__ import annotations
