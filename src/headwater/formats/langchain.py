@@ -53,7 +53,7 @@ class _Call:
 
 
 class LangChainMessages:
-    """The fold. `feed` takes decoded events and says what changed."""
+    """The fold. `feed` takes decoded events; so does `changes`, and says what each does while it does it."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -71,12 +71,16 @@ class LangChainMessages:
     def __repr__(self) -> str:
         return f"<LangChainMessages [{len(self.messages)}]>"
 
-    def feed(self, event: Event) -> list[Change]:
+    def feed(self, event: Event) -> None:
         """The run's next event."""
-        return [] if event.get("subagentRunId") else list(self._changes(event))
+        for _ in self.changes(event):
+            pass
 
-    def _changes(self, event: Event) -> Iterator[Change]:
+    def changes(self, event: Event) -> Iterator[Change]:
+        """The same, to be read to its end."""
         match event["type"]:
+            case _ if event.get("subagentRunId"):
+                return
             case "RUN_STARTED":
                 self._run_id = event["runId"]
             case "TEXT_MESSAGE_START" if event.get("role", "assistant") == "assistant":

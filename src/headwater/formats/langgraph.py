@@ -63,11 +63,10 @@ class LangGraphParts(Projection):
         if not self._begun and self._metadata and not self._is_asking(event):
             self._begun = True
             yield from self._told_first()
-        changes = self._fold.feed(event)
         if kind == "RUN_STARTED":
             self._metadata = {"run_id": event["runId"], "thread_id": event["threadId"]}
             yield _named("metadata", {**self._metadata, "attempt": 1})
-        for change in changes:
+        for change in self._fold.changes(event):
             yield from self._changed(change)
         if kind == "CUSTOM":
             yield from self._custom(event)
