@@ -243,6 +243,14 @@ async def test_in_the_background_waited_for_and_without_a_thread() -> None:
         assert texts((await site.post("/runs/wait", asked("d"))).json()) == [("human", "d"), ("ai", "four")]
 
 
+async def test_who_leaves_ends_a_run_only_where_it_was_asked_for() -> None:
+    async with serving(["one"], ["two"]) as site:
+        for leaving, seconds in (("continue", None), ("cancel", "30")):
+            call = await site.stream(on_disconnect=leaving)
+            head = await site.runs.streams.head(f"runs/{call.headers['x-run-id']}")
+            assert head.labels.get("unread") == seconds
+
+
 async def test_a_failed_run_says_so_everywhere() -> None:
     async with serving(["Hel", ConnectionError("cut")], [ConnectionError("cut")]) as site:
         call = await site.stream()
