@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from agents import Agent, SQLiteSession, function_tool
+from fastapi import FastAPI
 
 from asgi_client import Call, Client
 from headwater import Streams
@@ -15,6 +16,7 @@ from headwater.http import App
 from headwater.http.auth import Keys
 from headwater.runs import Runs
 from headwater.sources.openai_agents import OpenAIAgent
+from headwater.testing import virtual_time
 from headwater.wire.sse import Decoder, Event
 from scripted_model import Answer, calls, scripted
 from test_http_chat import KEYS
@@ -136,6 +138,39 @@ async def test_the_location_behind_the_address_that_clients_put_before_it() -> N
         assert events(await site.ask("GET", L + whole.headers["location"])) == events(whole)
         run = await site.get(whole.headers["content-location"])
         assert (run["run_id"], run["status"]) == (whole.headers["x-run-id"], "success")
+
+
+async def test_the_same_where_it_is_mounted() -> None:
+    async with Streams("memory:") as streams, Runs(streams, Agent(name="Bot", model=scripted(["ok"]))) as runs:
+        outside = FastAPI()
+        outside.mount("/headwater", App(streams, runs))
+        client = Client(outside)
+        whole = await client.ask("POST", f"/headwater{L}/threads/t1/runs/stream", json.dumps(asked()))
+        at = whole.headers["location"]
+        assert at.startswith("/headwater/langgraph/threads/t1/runs/")
+        assert whole.headers["content-location"] == at.partition("/stream?")[0]
+        for path in (at, f"/headwater{L}{at}"):
+            assert events(await client.ask("GET", path)) == events(whole)
+
+
+async def test_a_run_that_was_asked_for_otherwise_is_joined() -> None:
+    async with serving(["ok"]) as site:
+        body = json.dumps({"agent": "bot", "input": "hi", "thread_id": "t9"})
+        run = (await site.ask("POST", "/v1/runs", body)).json()["id"]
+        joined = await site.ask("GET", f"{L}/threads/t9/runs/{run}/stream")
+        assert texts(parts(joined, "values")[-1]) == [("human", "hi"), ("ai", "ok")]
+        assert (await site.get(f"/threads/t9/runs/{run}"))["status"] == "success"
+
+
+@virtual_time
+async def test_who_waits_for_long_is_told_that_it_goes_on() -> None:
+    gate = asyncio.Event()
+    async with serving([gate, "ok"]) as site:
+        call = site.call("POST", f"{L}/runs/wait", json.dumps(asked()))
+        await asyncio.sleep(40)
+        assert call.body == b"  "
+        gate.set()
+        assert texts((await call.done()).json())[-1] == ("ai", "ok")
 
 
 async def test_a_thread_goes_on() -> None:
