@@ -156,7 +156,8 @@ def test_questions_are_interrupts() -> None:
     decided = [custom(APPROVAL_DECIDED, toolCallId=id_, approved=True) for id_ in "ab"]
     run = [ASKED, *call("a", '{"q":1}'), *asks, *decided, FINISHED]
     told = [data.get("__interrupt__", []) for name, data in parts(*run, modes=["values"]) if name == "values"]
-    assert [[ask["id"] for ask in asked] for asked in told] == [[], [], ["a"], ["a", "b"], ["b"], []]
+    ids = [[ask["id"].removeprefix(f"{RUN}~") for ask in asked] for asked in told]
+    assert ids == [[], [], ["a"], ["a", "b"], ["b"], []]
     assert told[3][0]["value"] == {
         "action_requests": [{"name": "search", "args": {"q": 1}}],
         "review_configs": [{"action_name": "search", "allowed_decisions": ["approve", "reject"]}],

@@ -169,7 +169,7 @@ async def test_stop() -> None:
         (asked(messages=[{"role": "user", "content": [{"type": "audio"}]}]), "'audio'"),
         (asked(messages=[{"role": "user", "content": 5}]), "form"),
         (asked(messages=[{"role": "king", "content": "x"}, {"role": "user", "content": "x"}]), "role"),
-        (asked(resume=[{"interruptId": "i"}]), "interrupts"),
+        (asked(resume=[{"interruptId": "i"}]), "interruptId"),
     ],
 )
 async def test_a_bad_post_is_refused_and_says_why(body: str, said: str) -> None:

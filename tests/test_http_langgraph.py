@@ -302,12 +302,14 @@ async def test_a_failed_run_says_so_everywhere() -> None:
 async def test_interrupts_and_what_answers_them() -> None:
     one = calls("danger", {"level": 1}, call_id="d1")
     async with serving(one, ["done"], calls("danger", {"level": 2}, call_id="d2"), ["as you wish"]) as site:
-        reader = site.call("POST", f"{L}/threads/t1/runs/stream", json.dumps(asked()))
-        await reader.until(b'"__interrupt__"')
-        run = reader.headers["x-run-id"]
+        first = await site.stream()
+        run = first.headers["x-run-id"]
+        assert events(first)[-1].event == "end"
+        still = await site.ask("GET", first.headers["location"], last_event_id=events(first)[-1].id)
+        assert (still.status, events(still)) == (200, [])
         values = await site.get(f"/threads/t1/runs/{run}/join")
         asks = {
-            "id": "d1",
+            "id": f"{run}~d1",
             "value": {
                 "action_requests": [{"name": "danger", "args": {"level": 1}}],
                 "review_configs": [{"action_name": "danger", "allowed_decisions": ["approve", "reject"]}],
@@ -325,8 +327,10 @@ async def test_interrupts_and_what_answers_them() -> None:
         resume = {"decisions": [{"type": "approve"}]}
         rest = await site.stream(None, command={"resume": resume})
         assert rest.headers["x-run-id"] == run
-        whole = events(await reader.done())
-        assert events(rest) == whole[-len(events(rest)) :]
+        whole = events(await site.ask("GET", first.headers["location"]))
+        assert whole == [*events(first)[:-1], *events(rest)], "who reads it later sees no end in its middle"
+        gone_on = await site.ask("GET", first.headers["location"], last_event_id=events(first)[-1].id)
+        assert events(await site.ask("GET", rest.headers["location"])) == events(gone_on) == events(rest)
         assert "__interrupt__" not in parts(rest, "values")[0]
         assert texts(parts(rest, "values")[-1]) == [
             ("human", "hi"), ("ai", ""), ("tool", "dared 1"), ("ai", "done"),
@@ -334,8 +338,8 @@ async def test_interrupts_and_what_answers_them() -> None:
         late = await site.post("/threads/t1/runs/stream", asked(None, command={"resume": resume}))
         assert late.status == 409
         waited = await site.post("/threads/t1/runs/wait", asked("b"))
-        assert [ask["id"] for ask in waited.json()["__interrupt__"]] == ["d2"]
-        no = {"d2": {"decisions": [{"type": "reject", "message": "not on a Friday"}]}}
+        (ask,) = waited.json()["__interrupt__"]
+        no = {ask["id"]: {"decisions": [{"type": "reject", "message": "not on a Friday"}]}}
         rest = await site.stream(None, command={"resume": no})
         assert texts(parts(rest, "values")[-1])[-2:] == [("tool", "not on a Friday"), ("ai", "as you wish")]
         nothing = await site.post("/threads/new/runs/stream", asked(None, command={"resume": True}))

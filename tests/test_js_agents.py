@@ -37,16 +37,17 @@ AI_SDK = (
     "resume in the same tab",
     "text stream",
     "bad request",
+    "approval",
 )
 CELLS = {
     "ai 7": ("ai-sdk.mjs", "7", AI_SDK),
     "ai 6": ("ai-sdk.mjs", "6", AI_SDK),
     "ai 5": ("ai-sdk.mjs", "5", AI_SDK),
-    "ag-ui": ("ag-ui.mjs", "", (*SHARED, "the same run asked for otherwise")),
+    "ag-ui": ("ag-ui.mjs", "", (*SHARED, "the same run asked for otherwise", "approval")),
     "tanstack": (
         "tanstack.mjs",
         "",
-        (*SHARED, "hydrated when all is over", "as lines, cut after each event", "nothing to hydrate"),
+        (*SHARED, "hydrated when all is over", "as lines, cut after each event", "nothing to hydrate", "approval"),
     ),
 }
 UPSTREAM = {

@@ -165,10 +165,9 @@ async def test_cancelling_and_leaving() -> None:
 
 async def test_an_interrupt_is_answered() -> None:
     async with serving(calls("danger", {"level": 1}, call_id="d1"), ["done"]) as client:
-        async for part in stream(client):
-            if part.event == "values" and "__interrupt__" in part.data:
-                break
-        assert part.data["__interrupt__"][0]["value"]["action_requests"] == [{"name": "danger", "args": {"level": 1}}]
+        parts = await collected(stream(client))
+        (ask,) = next(part for part in reversed(parts) if part.event == "values").data["__interrupt__"]
+        assert (parts[-1].event, ask["value"]["action_requests"][0]["args"]) == ("end", {"level": 1})
         resume = {"resume": {"decisions": [{"type": "approve"}]}}
         rest = await collected(client.runs.stream("t", "bot", command=resume, stream_mode=MODES))
         assert final(rest)[-2:] == [("tool", "dared 1"), ("ai", "done")]
@@ -242,6 +241,7 @@ CELLS = (
     "error in mid-stream",
     "cancel",
     "leaving stops nothing",
+    "approval",
     "cut after each event",
     "one event per connection",
     "ended while the run goes on",

@@ -203,6 +203,9 @@ class _Reader:
                 if page.closed:
                     await self._finish(self._format.ending(page))
                     return
+                if self._format.pauses(page):
+                    await self._finish(b"")
+                    return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")

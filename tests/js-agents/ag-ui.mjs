@@ -1,7 +1,7 @@
 // AG-UI's HttpAgent against the server at argv[2].
 import assert from "node:assert/strict"
-import { HttpAgent } from "@ag-ui/client"
-import { cutting, resuming, run, until } from "./cells.mjs"
+import { HttpAgent, buildResumeArray } from "@ag-ui/client"
+import { cutting, eachLength, resuming, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
 const api = `${server}/agents/bot/ag-ui`
@@ -124,4 +124,32 @@ await run({
     await answered("tool", {}, { runId })
     await assert.rejects(answered("words", {}, { runId }), /409/)
   },
+  async approval() {
+    for (const [payload, said] of [
+      [{ approved: true }, "dared 1"],
+      [{ approved: false, message: "not on a Friday" }, "not on a Friday"],
+    ]) {
+      const whole = await decided(payload)
+      assert.equal(answer(whole).content, `It said: ${said}`)
+      assert.deepEqual(whole.pendingInterrupts, [])
+      const starts = types(whole).filter((type) => ["RUN_STARTED", "RUN_FINISHED"].includes(type))
+      assert.deepEqual(starts, ["RUN_STARTED", "RUN_FINISHED", "RUN_STARTED", "RUN_FINISHED"])
+      await eachLength(async (events) => {
+        const fetch = resuming(cutting({ events, clean: payload.approved }))
+        const cut = await decided(payload, { fetch })
+        assert.deepEqual([plain(cut), types(cut)], [plain(whole), types(whole)], `cut after ${events}`)
+      })
+    }
+  },
 })
+
+// Asks, is asked, and answers by its next run.
+async function decided(payload, options) {
+  const made = await answered("approval", options)
+  const [{ id, toolCallId, reason, message, metadata }] = made.pendingInterrupts
+  assert.deepEqual([reason, message, metadata.input], ["approval_required", "May danger run?", { n: 1 }])
+  assert.ok(made.messages.some(({ toolCalls }) => toolCalls?.some((call) => call.id === toolCallId)))
+  await assert.rejects(made.runAgent(), /pending interrupt/)
+  await made.runAgent({ resume: buildResumeArray(made.pendingInterrupts, { [id]: { status: "resolved", payload } }) })
+  return made
+}

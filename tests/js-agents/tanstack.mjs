@@ -1,7 +1,7 @@
 // TanStack AI's chat client against the server at argv[2].
 import assert from "node:assert/strict"
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
-import { cutting, run, until } from "./cells.mjs"
+import { cutting, eachLength, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
 const api = `${server}/agents/bot/ag-ui`
@@ -136,4 +136,38 @@ await run({
     const found = await late.wire.hydrate(late.thread)
     assert.deepEqual([found.messages, found.activeRun, late.getMessages()], [[], null, []])
   },
+  async approval() {
+    for (const approved of [true, false]) {
+      const whole = await decided(approved)
+      const [call] = parts(whole, "tool-call")
+      assert.deepEqual([call.name, call.state, call.approval.approved], ["danger", "complete", approved])
+      assert.deepEqual([whole.getStatus(), whole.getInterrupts()], ["ready", []])
+      await eachLength(async (events) => {
+        const cut = await decided(approved, { fetch: cutting({ events, clean: approved }) })
+        assert.deepEqual(cut.seen.map(({ type }) => type), whole.seen.map(({ type }) => type), `cut after ${events}`)
+      })
+      const late = await decided(approved, {}, ({ thread }) => client({ threadId: thread, persistence: true }))
+      assert.deepEqual(shape(late), shape(whole))
+      const over = client({ threadId: late.thread, persistence: true })
+      await until(() => over.getMessages().length > 0)
+      assert.deepEqual(plain(over), plain(late))
+    }
+  },
 })
+
+function shape(client) {
+  return plain(client).map(({ role, parts }) => [role, parts.map(({ type, state, approval }) => [type, state, approval?.approved])])
+}
+
+// Asks, is asked, and answers: the same client, or one that was `reloaded`.
+async function decided(approved, options, reloaded = (made) => made) {
+  const made = reloaded(await answered("approval", options))
+  await until(() => made.getInterrupts().length === 1)
+  const [{ id, kind, metadata }] = made.getInterrupts()
+  assert.deepEqual([kind, metadata.input], ["generic", { n: 1 }])
+  assert.equal(parts(made, "tool-call").find((call) => call.approval?.id === id).state, "approval-requested")
+  await made.addToolApprovalResponse({ id, approved })
+  await until(() => made.getStatus() === "ready" && said(made).startsWith("It said: "))
+  assert.equal(said(made).includes("dared 1"), approved)
+  return made
+}

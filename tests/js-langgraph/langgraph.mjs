@@ -104,6 +104,18 @@ await run({
     assert.equal(last(await collected(plain.runs.joinStream(thread, id, { lastEventId: "-1" }))), words)
     assert.equal(await status(thread, id), "success")
   },
+  async approval() {
+    const thread = crypto.randomUUID()
+    const asking = await answered("approval", { thread })
+    const [{ id, value }, ...others] = values(asking).__interrupt__
+    assert.deepEqual([asking.at(-1).event, value.action_requests, others], ["end", [{ name: "danger", args: { n: 1 } }], []])
+    assert.equal((await plain.threads.get(thread)).status, "interrupted")
+    const resume = (decision) => answered("", { thread, input: undefined, command: { resume: { [id]: decision } } })
+    const rest = await resume({ type: "reject", message: "not on a Friday" })
+    assert.equal(last(rest), "It said: not on a Friday")
+    assert.equal("__interrupt__" in values(rest), false)
+    await assert.rejects(resume({ type: "approve" }), /409/)
+  },
   async "cut after each event"() {
     const whole = await answered("tool")
     const every = whole.map(async (_, number) => {
@@ -167,5 +179,9 @@ await run({
     const checkpoint = stream.history.find((state) => state.values.messages.length === 4).checkpoint
     await rendered(() => stream.submit({ messages: [{ type: "human", content: "tool" }] }, { checkpoint }))
     assert.deepEqual(shown().slice(4), toolMessages.map((one) => one.slice(0, 2)))
+    await rendered(() => stream.submit({ messages: [{ type: "human", content: "approval" }] }))
+    assert.deepEqual(stream.interrupt.value.action_requests[0].args, { n: 1 })
+    await rendered(() => stream.submit(null, { command: { resume: { decisions: [{ type: "approve" }] } } }))
+    assert.deepEqual([stream.messages.at(-1).content, stream.interrupt], ["It said: dared 1", undefined])
   },
 })

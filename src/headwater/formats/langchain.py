@@ -56,13 +56,13 @@ class LangChainMessages:
     """The fold. `feed` takes decoded events; so does `changes`, and says what each does while it does it."""
 
     def __init__(self) -> None:
+        self.run_id = ""
         self.messages: list[Message] = []
         """All so far, also those before the run's own. To be read, not written."""
         self.note: Mapping[str, Any] = {}
         """That of the LangGraph door, once it has come."""
         self.asked: dict[str, Mapping[str, Any]] = {}
         """Questions to people that are not decided, by tool call id, as the run's events say them."""
-        self._run_id = ""
         self._open: Message | None = None
         """The message of the model's turn that goes on."""
         self._by_part: dict[str, Message] = {}  # by the ids of texts and thoughts
@@ -82,7 +82,7 @@ class LangChainMessages:
             case _ if event.get("subagentRunId"):
                 return
             case "RUN_STARTED":
-                self._run_id = event["runId"]
+                self.run_id = event["runId"]
             case "TEXT_MESSAGE_START" if event.get("role", "assistant") == "assistant":
                 yield from self._starts(event["messageId"], text=True)
             case "TEXT_MESSAGE_CONTENT" if message := self._by_part.get(event["messageId"]):
@@ -160,7 +160,7 @@ class LangChainMessages:
 
     def _custom(self, name: str, value: Any) -> Iterator[Change]:
         if name == INPUT:
-            self.messages = from_input(value, self._run_id)
+            self.messages = from_input(value, self.run_id)
         elif name == NOTED:
             self.note, self.messages = value, list(value["messages"])
         elif name == TOOL_STARTED:

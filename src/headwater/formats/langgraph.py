@@ -8,8 +8,9 @@
     custom                            {name, value}: what LangGraph has no word for (tool.progress, handoff, …)
     end | error                       last; `error` is {error, message}, error being the run's code
 
-A run that waits for people has `__interrupt__` in its values and updates, one per tool call, by the call's id. The
-events of the modes that a client did not ask for are counted all the same, so that an id means one place to everybody.
+A run that waits for people has `__interrupt__` in its values and updates, one per tool call, and `end` is said there:
+LangGraph's clients answer by their next request. The events of the modes that a client did not ask for are counted all
+the same, so that an id means one place to everybody.
 
 Knows the fold into messages and the names of LangGraph's events.
 """
@@ -24,6 +25,7 @@ import msgspec
 from headwater.agui import APPROVAL_DECIDED, APPROVAL_REQUESTED, RETRACTED, decode
 from headwater.formats.agui_events import is_hidden
 from headwater.formats.langchain import INPUT, NOTED, Change, LangChainMessages, Message
+from headwater.formats.pauses import approval_id
 from headwater.formats.projection import Place, ProjectedEvents, Projection
 from headwater.wire import sse
 
@@ -57,6 +59,9 @@ class LangGraphParts(Projection):
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         return list(self._parts(decode(data)))
+
+    def pause(self) -> Sequence[bytes]:
+        return [_named("end", None)]
 
     def _parts(self, event: Mapping[str, Any]) -> Iterator[bytes]:
         kind: str = event["type"]
@@ -146,7 +151,10 @@ def state_values(fold: LangChainMessages) -> dict[str, Any]:
 
 def interrupts(fold: LangChainMessages) -> list[Message]:
     """What the run asks people, as LangChain's agents ask it (`HITLRequest`): one interrupt per tool call."""
-    return [_interrupt(id_, asked["toolName"], asked["arguments"]) for id_, asked in fold.asked.items()]
+    return [
+        _interrupt(approval_id(fold.run_id, id_), asked["toolName"], asked["arguments"])
+        for id_, asked in fold.asked.items()
+    ]
 
 
 def _interrupt(id_: str, name: str, arguments: str) -> Message:

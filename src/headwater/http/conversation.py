@@ -17,6 +17,8 @@ from headwater.errors import BadRequest
 
 __all__ = ["Input", "Item", "from_agui", "from_langchain", "from_ui"]
 
+DENIED: Final = "This call was not approved, and not carried out."
+
 Item: TypeAlias = dict[str, Any]
 Input: TypeAlias = str | list[Item]
 Message: TypeAlias = Mapping[str, Any]
@@ -82,6 +84,8 @@ def _ui_call(part: Message) -> Iterator[Item]:
         output = part.get("output")
     elif state == "output-error":
         output = part.get("errorText")
+    elif state == "output-denied":
+        output = (part.get("approval") or {}).get("reason") or DENIED
     else:
         return
     name = part["toolName"] if part["type"] == "dynamic-tool" else part["type"].removeprefix("tool-")

@@ -35,7 +35,9 @@ from headwater.errors import AgentNotFound, BadOffset, BadRequest, Conflict, Key
 from headwater.following import Following
 from headwater.formats.langchain import NOTED, added
 from headwater.formats.langgraph import LangGraphEvents, state_values
+from headwater.formats.pauses import approval_id
 from headwater.formats.projection import Place, parse_id
+from headwater.http.approvals import decided_by
 from headwater.http.chat import ID_CHARACTERS, is_id
 from headwater.http.conversation import from_langchain
 from headwater.http.exchange import Exchange
@@ -209,14 +211,12 @@ class LangGraphDoor:
         if newest is None:
             raise BadRequest("there is no run in this thread that could be resumed")
         exchange.authorize("approve", stream_of(newest))
-        head = await self._check(exchange, thread, newest)
-        questions = list((await self._threads.read(newest)).fold.asked)
+        await self._check(exchange, thread, newest)
+        questions = {approval_id(newest, id_): id_ for id_ in (await self._threads.read(newest)).fold.asked}
         if not questions:
             raise Conflict("no run of this thread waits for an answer", run=newest)
         answers = answers_of((asked.command or {})["resume"], questions)
-        by = "" if exchange.auth.open_to_all else exchange.principal.name
-        await self._runs.answer(newest, answers, by=by)
-        return newest, Place(head.offset)
+        return newest, Place(await self._runs.settle(newest, answers, by=decided_by(exchange)))
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class LangGraphDoor:
         if (exchange.query("cancel_on_disconnect") or "") not in _NO:
             raise BadRequest("a reader that leaves cancels nothing: start the run with on_disconnect=cancel")
         head = await self._check(exchange, thread, run_id)
-        last_id = exchange.headers.get("last-event-id")
+        last_id = exchange.headers.get("last-event-id") or exchange.query("after")
         place = None
         if last_id and last_id != BEGINNING:
             named, place = parse_id(last_id)
@@ -237,7 +237,7 @@ class LangGraphDoor:
     def _following(
         self, exchange: Exchange, run_id: str, head: Head, modes: Sequence[str], place: Place | None
     ) -> Response:
-        headers = _headers(exchange, run_id, head.labels["thread"], modes)
+        headers = _headers(exchange, run_id, head.labels["thread"], modes, place)
         format_ = LangGraphEvents(modes, run_id, place)
         if head.closed and place is not None and place.offset == head.offset:
             # The SDKs take a 204 for a failure; and who lost the connection behind the end comes to ask.
@@ -350,12 +350,15 @@ class LangGraphDoor:
         return _json(assistant_of(name))
 
 
-def _headers(exchange: Exchange, run_id: str, thread: str, modes: Sequence[str] = ()) -> dict[str, str]:
-    """Where the run is, and where its events go on."""
+def _headers(
+    exchange: Exchange, run_id: str, thread: str, modes: Sequence[str] = (), place: Place | None = None
+) -> dict[str, str]:
+    """Where the run is, and where its events go on: behind `place`, for who has read nothing yet."""
     at = f"{exchange.prefix}{PATH}/threads/{quote(thread, safe='')}/runs/{run_id}"
     headers = {"x-run-id": run_id, "content-location": at}
     if modes:
-        headers["location"] = f"{at}/stream?{urlencode([('stream_mode', mode) for mode in modes])}"
+        asked = [("stream_mode", mode) for mode in modes] + ([] if place is None else [("after", f"{run_id}~{place}")])
+        headers["location"] = f"{at}/stream?{urlencode(asked)}"
     return headers
 
 

@@ -117,16 +117,17 @@ def _strategy(given: Any) -> str:
     return given or "reject"
 
 
-def answers_of(resume: Any, asked: Sequence[str]) -> dict[str, Answer]:
-    """What `command.resume` says to the questions that are open, by tool call id. Raises BadRequest."""
-    if isinstance(resume, dict) and resume.keys() and resume.keys() <= set(asked):
-        return {id_: _answer(_only(decision)) for id_, decision in resume.items()}
+def answers_of(resume: Any, asked: Mapping[str, str]) -> dict[str, Answer]:
+    """What `command.resume` says to the questions that are open, by tool call id. `asked`: the ids of their interrupts,
+    and of the calls. Raises BadRequest."""
+    if isinstance(resume, dict) and resume.keys() and resume.keys() <= asked.keys():
+        return {asked[id_]: _answer(_only(decision)) for id_, decision in resume.items()}
     decisions = resume.get("decisions") if isinstance(resume, dict) else None
     if decisions is None:
         decisions = [resume]
     if not isinstance(decisions, list) or len(decisions) != len(asked):
         raise BadRequest(f"{len(asked)} interrupts wait for a decision; {_RESUME}")
-    return {id_: _answer(decision) for id_, decision in zip(asked, decisions, strict=True)}
+    return {id_: _answer(decision) for id_, decision in zip(asked.values(), decisions, strict=True)}
 
 
 def _only(decision: Any) -> Any:

@@ -20,6 +20,7 @@ from headwater.agui import decode
 from headwater.errors import NotFound, OffsetGone
 from headwater.formats.langchain import NOTED, LangChainMessages, Message
 from headwater.formats.langgraph import AGENT, TOOLS, interrupts, state_values
+from headwater.formats.pauses import pause_of
 from headwater.model import Head, Offset
 from headwater.runs.history import BEGUN
 from headwater.runs.record import Record, read_head, record_of, stream_of
@@ -147,11 +148,8 @@ class LangGraphThreads:
 
     async def settled(self, run_id: str) -> RunSoFar:
         """Once it has ended, or waits for people."""
-        fold = LangChainMessages()
         async for page in self._streams.follow(stream_of(run_id)):
-            for message in page.messages:
-                fold.feed(decode(message.data))
-            if page.closed or (fold.asked and page.up_to_date):
+            if page.closed or pause_of(page) is not None:
                 break
         return await self.read(run_id)
 

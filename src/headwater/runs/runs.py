@@ -35,7 +35,7 @@ from headwater.formats.format import Format
 from headwater.formats.lines import Lines
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
-from headwater.model import Config, Head
+from headwater.model import Config, Head, Offset
 from headwater.runs.checkpoints import Keeper, drop
 from headwater.runs.record import (
     INPUT,
@@ -282,6 +282,11 @@ class Runs:
         run_id = msgspec.json.decode(claims.messages[0].data)["run"]
         return Run(self, run_id, started=False) if await self._exists(run_id) else None
 
+    async def alias(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
+        """Have `claimed` find the run by this key, too, unless the key stands for another one already."""
+        with suppress(KeyReused):
+            await self._claim(idempotency_key, principal, _as_json({"run": run_id}), run_id)
+
     async def _exists(self, run_id: str) -> bool:
         try:
             await self.streams.head(stream_of(run_id))
@@ -357,6 +362,12 @@ class Runs:
         await read_head(self.streams, run_id)
         await self._recovery.answer(run_id, answers, by)
         return await self.record(run_id)
+
+    async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
+        """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
+        place behind the questions in the run's stream."""
+        await read_head(self.streams, run_id)
+        return await self._recovery.settle(run_id, answers, by)
 
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""

@@ -27,6 +27,7 @@ from headwater.agui import (
     run_error,
     run_finished,
     stamped,
+    waiting,
 )
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
@@ -211,9 +212,12 @@ class Supervised:
         assert self.keeper is not None
         self._ending = True
         events = self._parts.closing_events()
-        for question in pause.questions:
-            value = {"toolName": question.tool, "arguments": question.arguments}
-            events.append(custom(APPROVAL_REQUESTED, toolCallId=question.tool_call_id, **value))
+        questions = [
+            {"toolCallId": question.tool_call_id, "toolName": question.tool, "arguments": question.arguments}
+            for question in pause.questions
+        ]
+        events += [custom(APPROVAL_REQUESTED, **question) for question in questions]
+        events.append(waiting(self.thread_id, self.run_id, questions))
         asked = [encode(stamped(event, self._clock())) for event in events]
         try:
             await self.keeper.keep(self._writer.position + len(asked), pause.state)
