@@ -9,6 +9,7 @@ from hypothesis import given
 
 from headwater.agui import RETRACTED, WAITING
 from headwater.formats.agui_events import HIDDEN, AguiEvents, AguiLines
+from headwater.formats.langchain import NOTED
 from headwater.formats.openai_responses import REQUEST
 from headwater.formats.transcript import Transcript, asked_by, continued, said_in, taken_up
 from headwater.model import Message, Page
@@ -27,7 +28,7 @@ def test_the_events_as_they_are_but_for_the_input(run: list[Message]) -> None:
 
 
 def test_what_is_hidden_is_what_others_write() -> None:
-    assert {INPUT, REQUEST, WAITING} == HIDDEN
+    assert {INPUT, REQUEST, NOTED, WAITING} == HIDDEN
     other = [
         {"type": "CUSTOM", "name": "mine", "value": "run.input"},
         {"type": "TEXT_MESSAGE_CONTENT", "delta": '"CUSTOM"'},

@@ -61,6 +61,7 @@ function cut(events, clean, between) {
       }
       if (left === 0) end(controller)
     },
+    flush: () => (left < 0 ? new Promise(() => {}) : undefined), // a body that has ended meanwhile is lost, too
   })
 }
 
