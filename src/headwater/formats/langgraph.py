@@ -9,7 +9,9 @@
     end | error                       last; `error` is {error, message}, error being the run's code
 
 A run that waits for people has `__interrupt__` in its values and updates, one per tool call, and `end` is said there:
-LangGraph's clients answer by their next request. The events of the modes that a client did not ask for are counted all
+LangGraph's clients answer by their next request. Text that is taken back leaves with its message; where that calls
+tools, too, it stays, and only the mode messages-tuple, which has no word for less text, goes on showing it until the
+next values. The events of the modes that a client did not ask for are counted all
 the same, so that an id means one place to everybody.
 
 Knows the fold into messages and the names of LangGraph's events.
