@@ -196,7 +196,7 @@ def test_what_a_client_merges_is_what_the_values_say(run: list[Message]) -> None
         elif event.event == "messages":
             chunk = data[0]
             if chunk["type"] == "remove":
-                del merged[chunk["id"]]
+                merged.pop(chunk["id"], None)  # it may have said nothing yet
             elif chunk["type"] == "tool":
                 merged[chunk["id"]] = chunk["content"]
             else:
@@ -206,13 +206,13 @@ def test_what_a_client_merges_is_what_the_values_say(run: list[Message]) -> None
         elif event.event in ("messages/partial", "messages/complete"):
             partial |= {one["id"]: one["content"] for one in data}
     told = {one["id"]: one for one in values["messages"] if one["type"] != "human"}
-    assert list(merged) == [id_ for id_ in told if id_ in merged]
+    assert merged.keys() <= told.keys()
     for id_, one in merged.items():
         if isinstance(one, str):
             assert told[id_]["content"] == one
             continue
         assert told[id_]["content"] == partial[id_]
-        taken_back = not told[id_]["content"] and told[id_]["tool_calls"]
+        taken_back = not told[id_]["content"] and (told[id_]["tool_calls"] or told[id_]["invalid_tool_calls"])
         assert taken_back or told[id_]["content"] == one.content
         ended = {call["id"]: call["args"] for call in told[id_]["tool_calls"]}
         assert ended.items() <= {call["id"]: call["args"] for call in one.tool_calls}.items()

@@ -66,6 +66,7 @@ class LangChainMessages:
         self._open: Message | None = None
         """The message of the model's turn that goes on."""
         self._by_part: dict[str, Message] = {}  # by the ids of texts and thoughts
+        self._with_text: set[str] = set()  # ids of messages in which a text has begun: each has one
         self._calls: dict[str, _Call] = {}
 
     def __repr__(self) -> str:
@@ -88,6 +89,8 @@ class LangChainMessages:
             case "TEXT_MESSAGE_CONTENT" if message := self._by_part.get(event["messageId"]):
                 message["content"] += event["delta"]
                 yield Change("grew", message, _chunk(message, content=event["delta"]))
+            case "TEXT_MESSAGE_END" if (late := self._by_part.get(event["messageId"])) not in (None, self._open):
+                yield Change("complete", late)  # its turn was over before it was
             case "REASONING_MESSAGE_START":
                 yield from self._starts(event["messageId"])
             case "REASONING_MESSAGE_CONTENT" if message := self._by_part.get(event["messageId"]):
@@ -105,10 +108,12 @@ class LangChainMessages:
     def _starts(self, id_: str, *, text: bool = False) -> Iterator[Change]:
         """A text or a thought begins: in the turn that goes on, unless what comes is a second text, or comes late."""
         going_on = self._open
-        if going_on is None or (text and (going_on["content"] or going_on["tool_calls"])):
+        if going_on is None or (text and (going_on["id"] in self._with_text or going_on["tool_calls"])):
             yield from self._close()
             going_on = self._new(id_)
             yield Change("began", going_on)
+        if text:
+            self._with_text.add(going_on["id"])
         self._by_part[id_] = going_on
 
     def _new(self, id_: str) -> Message:
@@ -180,6 +185,7 @@ class LangChainMessages:
             yield Change("complete", message)  # what it called stays
             return
         self.messages = [other for other in self.messages if other is not message]
+        self._by_part = {id_: other for id_, other in self._by_part.items() if other is not message}
         self._open = None if self._open is message else self._open
         yield Change("removed", message)
 
