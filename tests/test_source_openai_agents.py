@@ -585,6 +585,35 @@ async def test_an_input_guardrail_stops_the_run_and_takes_back_what_was_shown() 
     assert run.custom(agui.RETRACTED) == [{"messageId": "run.1", "reason": "input_guardrail"}]
 
 
+async def test_a_tripwire_is_told_when_it_is_known_and_not_when_the_model_has_finished() -> None:
+    shown, closed = asyncio.Event(), asyncio.Event()
+
+    @agents.input_guardrail
+    async def never(ctx: Any, agent: Any, given: Any) -> agents.GuardrailFunctionOutput:
+        await shown.wait()
+        return agents.GuardrailFunctionOutput(output_info=SECRET, tripwire_triggered=True)
+
+    @agents.input_guardrail
+    async def undecided(ctx: Any, agent: Any, given: Any) -> agents.GuardrailFunctionOutput:
+        await asyncio.Event().wait()
+        return agents.GuardrailFunctionOutput(None, tripwire_triggered=False)
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield chunk({"content": "it "}).encode()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    model = chat(httpx.Response(200, headers={"content-type": "text/event-stream"}, content=endless()))
+    agent = Agent(name="A", model=model, input_guardrails=[undecided, never])
+    sink = Recording(when=lambda event: shown.set() if event["type"] == "TEXT_MESSAGE_CONTENT" else None)
+    run = await asyncio.wait_for(play(agent, sink=sink), 5)
+    assert failed(run) == "input_guardrail"
+    assert run.custom(agui.RETRACTED) == [{"messageId": "run.1", "reason": "input_guardrail"}]
+    await asyncio.wait_for(closed.wait(), 5)
+
+
 async def test_an_output_guardrail_takes_back_the_last_answer() -> None:
     @function_tool
     def ping() -> str:

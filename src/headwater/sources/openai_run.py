@@ -91,6 +91,8 @@ class OneRun(agents.RunHooks[Any]):
         self._progress_slots = threading.BoundedSemaphore(_PROGRESS_QUEUED)
         self._idle = limits.idle
         self._deadline = None if limits.total is None else self._loop.time() + limits.total
+        self._result: agents.RunResultStreaming | None = None
+        self._tripped: Exception | None = None
 
     async def drive(self, start: Callable[[agents.RunHooks[Any]], agents.RunResultStreaming]) -> object:
         """Runs to the end, whichever. Only errors of the agent become RunFailed; the sink's go up as they are."""
@@ -98,6 +100,7 @@ class OneRun(agents.RunHooks[Any]):
             result = start(self)
         except Exception as error:
             raise self._failure(error) from error
+        self._result = result
         self._responses_before, self._items_kept = len(result.raw_responses), len(result.new_items)
         self._sink.on_stop(partial(self._stop_after_turn, result))
         pump = asyncio.create_task(self._pump(result), name=f"headwater pump {self._sink.run_id}")
@@ -105,7 +108,7 @@ class OneRun(agents.RunHooks[Any]):
             while (fact := await self._next()) is not None:
                 told = fact()
                 await (self._emit(told) if isinstance(told, Iterator) else told)
-            return await self._outcome(result, await pump)
+            return await self._outcome(result, self._tripped or await pump)
         finally:
             self._sink.usage(self._usage(result))
             await self._stop(result, pump)
@@ -148,6 +151,8 @@ class OneRun(agents.RunHooks[Any]):
             self._waiting.discard(said)
 
     async def _next(self) -> _Fact | None:
+        if self._tripped is not None:
+            return None
         left = None if self._deadline is None else self._deadline - self._loop.time()
         if left is not None and left <= 0:
             raise RunFailed("run_timeout", "The run took longer than it may.")
@@ -162,6 +167,23 @@ class OneRun(agents.RunHooks[Any]):
             if patience == left:
                 raise RunFailed("run_timeout", "The run took longer than it may.") from None
             raise RunFailed("model_stalled", "The model has stopped sending.") from None
+
+    # Input guardrails that run beside the model
+
+    def _watch_guardrails(self) -> None:
+        """The SDK tells of a tripwire only when the model has said all it has to say; here it ends the run at once."""
+        task = getattr(self._result, "_input_guardrails_task", None)
+        if task is not None:
+            task.add_done_callback(self._guardrails_done)
+
+    def _guardrails_done(self, _: object) -> None:
+        assert self._result is not None
+        for judged in self._result.input_guardrail_results:
+            if judged.output.tripwire_triggered:
+                self._tripped = agents.InputGuardrailTripwireTriggered(judged)
+                with suppress(asyncio.QueueFull):  # wakes whoever waits for a fact
+                    self._facts.put_nowait(lambda: iter(()))
+                return
 
     # Checkpoints
 
@@ -256,6 +278,8 @@ class OneRun(agents.RunHooks[Any]):
             await self._facts.put(partial(self._after_tool, key, result))
 
     async def on_llm_start(self, *_: Any) -> None:
+        if not self._responses:
+            self._watch_guardrails()
         self._running.clear()  # a tool that failed has no end of its own
         self._responses.append(asyncio.Event())
 
