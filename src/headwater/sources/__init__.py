@@ -49,7 +49,8 @@ class Sink(Protocol):
         """Whether checkpoints are kept: else there is no use in making them."""
 
     async def emit(self, event: BaseEvent) -> None:
-        """Puts `event` into the run's stream, in order. May wait for the store (back-pressure), never for readers."""
+        """Puts `event` into the run's stream, in order; AG-UI's *_CHUNK events as the whole ones they stand for. May
+        wait for the store (back-pressure), never for readers."""
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
         """What is known so far; replaces earlier entries. Goes onto the terminal event, also of a cancelled run."""
