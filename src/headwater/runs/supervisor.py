@@ -203,7 +203,7 @@ class Supervised:
         except Paused:
             if self.keeper is not None:
                 raise
-            return self._failed("approval_not_supported", "A tool asks for an approval: only runs of registered agents wait.")
+            return self._failed("approval_not_supported", "A tool asks for an approval: only a registered agent can.")
         except RunFailed as error:
             return self._failed(error.code, error.message)
         except (StreamClosed, ProducerFenced):
