@@ -14,7 +14,7 @@ from agents import Agent, function_tool
 from headwater import Streams, leases
 from headwater.runs import Runs, recovery
 from headwater.runs.checkpoints import PREFIX as CHECKPOINTS
-from headwater.runs.history import NOT_RUN
+from headwater.runs.history import NOT_RUN, UNKNOWN
 from headwater.sources.openai_agents import OpenAIAgent
 from run_processes import Processes, Tools, custom, final_text, processes, read, results, seen
 from scripted_model import Answer, Call, calls, scripted
@@ -248,6 +248,37 @@ async def test_after_a_handoff_the_run_goes_on_with_the_agent_that_has_it(tmp_pa
             assert final_text(events) == "whole"
             assert [e["stepName"] for e in events if e["type"] == "STEP_STARTED"] == ["First", "Second", "Second"]
             assert len(custom(events, "handoff")) == 1
+
+
+async def test_an_agent_inside_a_tool_begins_anew_and_all_that_it_did_is_named(tmp_path: Path) -> None:
+    def bot(tools: Tools, outside: list[Answer], within: list[Answer]) -> Agent[Any]:
+        inner = Agent(name="Inner", tools=tools.all(), model=scripted(*within))
+        return Agent(name="bot", tools=[inner.as_tool("ask", "asks")], model=scripted(*outside))
+
+    url = f"sqlite:///{tmp_path}/runs.db"
+    one, two = Tools(), Tools()
+    one.hold["mail"] = asyncio.Event()
+    within = [calls("pay", {"n": 1}, "i1"), calls("mail", {"n": 2}, "i2")]
+    first = bot(one, [calls("ask", {"input": "?"}, "o1")], within)
+    async with Streams(url) as here, Runs(here, first) as runs:
+        run = await runs.start("bot", "hi")
+        await asyncio.wait_for(one.began["mail"].wait(), 5)
+        await here.delete(leases.PREFIX + here.leases.owner)
+        async with Streams(url) as there, Runs(there, bot(two, [["done"]], [*within, ["said inside"]])):
+            await there.leases.finish_orphans()
+            events = await read(run, there)
+    again = [call_id for _, call_id in two.done]
+    assert one.done == [("pay", "i1"), ("mail", "i2")]
+    assert [name for name, _ in two.done] == ["pay", "mail"]
+    assert not {"i1", "i2"} & set(again), "other calls, which a model made anew"
+    assert custom(events, "run.resumed")[0]["inDoubt"] == ["o1", "i1", "i2"]
+    assert results(events) == {
+        "i1": "paid 1", "i2": UNKNOWN, again[0]: "paid 1", again[1]: "mailed 2", "o1": "said inside"
+    }  # fmt: skip
+    unknown = next(event for event in events if event.get("content") == UNKNOWN)
+    started = [event["subagentRunId"] for event in events if event["type"] == "SUBAGENT_STARTED"]
+    assert unknown["subagentRunId"] == started[0] != started[1]
+    assert [e["subagentRunId"] for e in events if e["type"] in ("SUBAGENT_ERROR", "SUBAGENT_FINISHED")] == started
 
 
 class Basket:

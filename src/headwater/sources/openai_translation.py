@@ -468,6 +468,7 @@ class Translation:
         """Takes back the text of the whole run, or of its last response."""
         yield from self._close_parts()
         within = self._run.nested if self.subagent is None else []
-        shown = [id_ for one in [*within, self] for id_ in one._shown] if whole_run else self._shown_now
-        for id_ in shown:
+        for one in within if whole_run else ():
+            yield from one._attributed(one.retract(reason, whole_run=True))
+        for id_ in self._shown if whole_run else self._shown_now:
             yield custom(RETRACTED, messageId=id_, reason=reason)
