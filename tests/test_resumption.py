@@ -4,12 +4,15 @@ Two `Streams` on one file stand for two processes. The first one's lease is take
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import agents
 import pytest
-from agents import Agent, function_tool
+from agents import Agent, ShellTool, function_tool
+from agents.testing import ModelStep, ScriptedModel, assistant_message
+from openai.types.responses import Response, ResponseCompletedEvent, ResponseFunctionShellToolCall
 
 from headwater import Streams, leases
 from headwater.runs import Runs, recovery
@@ -279,6 +282,44 @@ async def test_an_agent_inside_a_tool_begins_anew_and_all_that_it_did_is_named(t
     started = [event["subagentRunId"] for event in events if event["type"] == "SUBAGENT_STARTED"]
     assert unknown["subagentRunId"] == started[0] != started[1]
     assert [e["subagentRunId"] for e in events if e["type"] in ("SUBAGENT_ERROR", "SUBAGENT_FINISHED")] == started
+
+
+async def test_a_shell_command_that_had_begun_is_named_too(tmp_path: Path) -> None:
+    """The SDK's hooks do not say which call it is."""
+    began, done = asyncio.Event(), []
+
+    async def asks(call: Any) -> AsyncIterator[Any]:
+        response = Response(
+            id="r", created_at=0, model="m", object="response", output=[command], parallel_tool_calls=False,
+            tool_choice="auto", tools=[],
+        )  # fmt: skip
+        yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=0)
+
+    def bot(step: Any, hold: bool) -> Agent[Any]:
+        async def carry_out(request: Any) -> str:
+            done.append(request.data.call_id)
+            began.set()
+            await (asyncio.Event().wait() if hold else asyncio.sleep(0))
+            return "listed"
+
+        return Agent(name="bot", tools=[ShellTool(executor=carry_out)], model=ScriptedModel([step]))
+
+    command = ResponseFunctionShellToolCall(
+        id="s", call_id="s1", type="shell_call", status="completed", action={"commands": ["ls"]},
+        environment=None, created_by=None,
+    )  # fmt: skip
+    url = f"sqlite:///{tmp_path}/runs.db"
+    async with Streams(url) as here, Runs(here, bot(ModelStep.stream(asks), hold=True)) as one:
+        run = await one.start("bot", "hi")
+        await asyncio.wait_for(began.wait(), 5)
+        await here.delete(leases.PREFIX + here.leases.owner)
+        async with Streams(url) as there, Runs(there, bot([assistant_message("done")], hold=False)):
+            await there.leases.finish_orphans()
+            events = await read(run, there)
+    assert final_text(events) == "done"
+    assert custom(events, "run.resumed")[0]["inDoubt"] == ["s1"]
+    assert done == ["s1", "s1"]
+    assert results(events) == {"s1": "listed"}
 
 
 class Basket:

@@ -128,20 +128,20 @@ class Nested(Told):
         key = getattr(context, "tool_call_id", None)
         theirs = self._theirs.on_tool_start(context, agent, tool)
         if not isinstance(key, str):
-            return theirs
+            return self._begin_tool(self._inner.others_started, theirs)
         self._around.running.add(self._prefix + key)
         report_progress.set(partial(self._around.report, self._inner, key))
         current_call.set(partial(self._inner.call_id, key))
-        return self._begin_tool(key, theirs)
+        return self._begin_tool(partial(self._inner.tool_started, key), theirs)
 
-    async def _begin_tool(self, key: str, theirs: Awaitable[None]) -> None:
+    async def _begin_tool(self, begun: Callable[[], Iterator[BaseEvent]], theirs: Awaitable[None]) -> None:
         if self._responses:
             await self._responses[-1].wait()
-        await self._around.through(partial(self._say_begun, key))
+        await self._around.through(partial(self._say_begun, begun))
         await theirs
 
-    async def _say_begun(self, key: str) -> None:
-        await self._around.say(self._inner.tool_started(key))
+    async def _say_begun(self, begun: Callable[[], Iterator[BaseEvent]]) -> None:
+        await self._around.say(begun())
         await self._around.flush()
 
     async def on_tool_end(self, context: Any, agent: Any, tool: agents.Tool, result: object) -> None:

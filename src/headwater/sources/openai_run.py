@@ -261,11 +261,11 @@ class OneRun(Told):
     async def _begin_tool(self, key: str, *, named: bool) -> None:
         if self._responses:
             await self._responses[-1].wait()
-        if named:
-            await self.through(partial(self._say_begun, key))
+        begun = partial(self._translation.tool_started, key) if named else self._translation.others_started
+        await self.through(partial(self._say_begun, begun))
 
-    async def _say_begun(self, key: str) -> None:
-        await self.say(self._translation.tool_started(key))
+    async def _say_begun(self, begun: Callable[[], Iterator[BaseEvent]]) -> None:
+        await self.say(begun())
         await self._sink.flush()
 
     async def put(self, fact: Fact) -> None:

@@ -54,6 +54,7 @@ from headwater.sources.openai_calls import (
     arguments_of,
     call_key,
     is_call,
+    is_open_call,
     name_of,
     provider_result,
 )
@@ -85,6 +86,8 @@ class _Call:
 
     id: str
     opened: bool = False
+    nameless: bool = False
+    """Of a tool whose hooks do not say which call they are about, and not said to have begun."""
     has_arguments: bool = False
     ended: bool = False
     answered: bool = False
@@ -404,7 +407,7 @@ class Translation:
     def _start_call(self, call: _Call, item: Any) -> BaseEvent:
         if self._holder is None:
             self._holder = self._run.new_id()
-        call.opened = True
+        call.opened, call.nameless = True, is_open_call(item) and field_of(item, "name") is None
         return ToolCallStartEvent(tool_call_id=call.id, tool_call_name=name_of(item), parent_message_id=self._holder)
 
     def _whole_call(self, item: Any) -> Iterator[BaseEvent]:
@@ -434,6 +437,13 @@ class Translation:
         """The tool of the call whose id the SDK knows as `key` begins to run."""
         call = self._call_of(key)
         return self._after_end(call, lambda: iter((custom(TOOL_STARTED, toolCallId=call.id),)))
+
+    def others_started(self) -> Iterator[BaseEvent]:
+        """A tool begins whose call is not known, a shell for one: so it may be any of such tools."""
+        for key, call in self._calls.items():
+            if call.nameless:
+                call.nameless = False
+                yield from self.tool_started(key)
 
     def tool_progress(self, key: str, value: ProgressValue) -> Iterator[BaseEvent]:
         call = self._call_of(key)
