@@ -98,6 +98,19 @@ async def test_a_run_in_which_no_tool_began_begins_anew(process: Processes) -> N
         assert two.asked[0]["messages"] == [{"role": "user", "content": "hi"}]
 
 
+async def test_a_run_that_was_started_by_its_agent_itself_goes_on_too(tmp_path: Path) -> None:
+    """As in the README: `Runs(streams, agent)`, then `runs.start(agent, …)`."""
+    url = f"sqlite:///{tmp_path}/runs.db"
+    agent = Agent(name="bot", model=scripted(["half", asyncio.Event()]))
+    async with Streams(url) as here, Runs(here, agent) as one:
+        run = await one.start(agent, "hi")
+        await seen(here, run, "half")
+        await here.delete(leases.PREFIX + here.leases.owner)
+        async with Streams(url) as there, Runs(there, Agent(name="bot", model=scripted(["whole"]))):
+            await there.leases.finish_orphans()
+            assert final_text(await read(run, there)) == "whole"
+
+
 async def test_a_call_that_was_not_whole_is_answered_and_made_again(process: Processes) -> None:
     asking = Call(index=0, id="c1", type="function", function={"name": "pay", "arguments": '{"n"'})
     async with process([asking, asyncio.Event()]) as one, process(calls("pay", {"n": 1}, "c1"), ["ok"]) as two:
