@@ -744,6 +744,28 @@ async def test_too_many_turns() -> None:
     assert [event["content"] for event in run.of("TOOL_CALL_RESULT")] == ["again", "again"]
 
 
+async def test_an_answer_in_place_of_an_error_is_told() -> None:
+    @function_tool
+    def again() -> str:
+        return "again"
+
+    def gives_up(_: Any) -> agents.RunErrorHandlerResult:
+        return agents.RunErrorHandlerResult(final_output="That is all I found.")
+
+    async def declines(_: Any) -> None:
+        return None
+
+    for handler in (gives_up, declines):
+        model = chat(*[calls((f"c{n}", "again", [])) for n in range(2)])
+        agent = Agent(name="A", model=model, tools=[again])
+        run = await play(OpenAIAgent(agent, max_turns=1, error_handlers={"max_turns": handler}))
+        if handler is gives_up:
+            assert run.text() == run.result == "That is all I found."
+            assert run.order()[-4:-2] == ["TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"]
+        else:
+            assert (failed(run), run.text()) == ("max_turns", "")
+
+
 async def test_an_input_guardrail_stops_the_run_and_takes_back_what_was_shown() -> None:
     shown = asyncio.Event()
 

@@ -156,7 +156,7 @@ class OpenAIAgent:
         translation: Translation,
         response: str | None,
         session: Session | None,
-        hooks: agents.RunHooks[Any],
+        run: OneRun,
     ) -> agents.RunResultStreaming:
         watch_nested()
         config = self._run_config
@@ -169,9 +169,9 @@ class OpenAIAgent:
             given,
             context=None if isinstance(given, RunState) else self._contexts.new(),
             max_turns=self._max_turns,
-            hooks=hooks,
+            hooks=run,
             run_config=config,
-            error_handlers=self._error_handlers,
+            error_handlers=run.noting(self._error_handlers),
             session=session,
         )
 

@@ -15,9 +15,10 @@ Knows how to drive the SDK: pump, watch, keep, stop. Invariants:
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +44,7 @@ from headwater.sources.openai_failures import failure
 from headwater.sources.openai_nested import Fact, Nested, Told
 from headwater.sources.openai_outputs import CAN_REMEMBER, is_json
 from headwater.sources.openai_translation import Translation
-from headwater.sources.openai_values import as_json, field_of
+from headwater.sources.openai_values import as_json, field_of, json_text
 
 __all__ = ["Limits", "OneRun"]
 
@@ -93,8 +94,9 @@ class OneRun(Told):
         self._deadline = None if limits.total is None else self._loop.time() + limits.total
         self._result: agents.RunResultStreaming | None = None
         self._tripped: Exception | None = None
+        self._handled = False
 
-    async def drive(self, start: Callable[[agents.RunHooks[Any]], agents.RunResultStreaming]) -> object:
+    async def drive(self, start: Callable[[OneRun], agents.RunResultStreaming]) -> object:
         """Runs to the end, whichever. Only errors of the agent become RunFailed; the sink's go up as they are."""
         try:
             result = start(self)
@@ -331,8 +333,21 @@ class OneRun(Told):
         task = result.run_loop_task
         if task is not None and task.cancelled():
             raise RunFailed("internal", "The run was stopped inside the server.")
+        answer = as_json(result.final_output)
+        if self._handled:
+            await self.say(self._translation.whole_text(answer if isinstance(answer, str) else json_text(answer)))
         await self.say(self._translation.end())
-        return as_json(result.final_output)
+        return answer
+
+    def noting(self, handlers: Mapping[str, Any] | None) -> Any:
+        """`handlers` of errors, which note that they gave the answer: no model said it, so it has to be told."""
+        return None if handlers is None else {kind: partial(self._handle, one) for kind, one in handlers.items()}
+
+    async def _handle(self, handler: Callable[[Any], Any], error: Any) -> Any:
+        answer = handler(error)
+        answer = await answer if inspect.isawaitable(answer) else answer
+        self._handled = answer is not None
+        return answer
 
     def _pause(self, result: agents.RunResultStreaming) -> Exception:
         state = keep(result, None, self._translation.ids, self._contexts)

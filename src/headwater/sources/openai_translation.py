@@ -469,6 +469,13 @@ class Translation:
 
     # Ends
 
+    def whole_text(self, text: str) -> Iterator[BaseEvent]:
+        """A message that no model gave."""
+        yield from self._close_parts()
+        self._begin_response()
+        yield from self._text(0, text)
+        self.answering = False
+
     def end(self) -> Iterator[BaseEvent]:
         """The run came to a good end: what is left to say."""
         yield from self._close_parts()
