@@ -16,7 +16,12 @@ import pytest
 from ag_ui_validate.pytest_plugin import assert_valid_agui
 from agents import Agent, function_tool
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
-from openai.types.responses import ResponseOutputItemDoneEvent, ResponseReasoningItem
+from openai.types.responses import (
+    Response,
+    ResponseIncompleteEvent,
+    ResponseOutputItemDoneEvent,
+    ResponseReasoningItem,
+)
 from openai.types.responses.response_reasoning_item import Content, Summary
 from pydantic import BaseModel
 
@@ -890,6 +895,27 @@ async def test_a_responses_stream_that_ends_early_is_a_cut() -> None:
     run = await play(Agent(name="A", model=ScriptedModel([ModelStep.stream(cut)])))
     assert failed(run) == "upstream_cut"
     assert run.text() == "Hello"
+
+
+async def test_what_an_incomplete_answer_has_used_counts() -> None:
+    details: Event = {
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    response = Response.model_validate(
+        {
+            "id": "r", "created_at": 0, "model": "tiny", "object": "response", "output": [], "status": "incomplete",
+            "parallel_tool_calls": False, "tool_choice": "auto", "tools": [],
+            "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7, **details},
+        }
+    )  # fmt: skip
+
+    async def incomplete(call: Any) -> AsyncIterator[Any]:
+        yield ResponseIncompleteEvent(type="response.incomplete", response=response, sequence_number=0)
+
+    run = await play(Agent(name="A", model=ScriptedModel([ModelStep.stream(incomplete)])))
+    assert failed(run) == "model_behavior"
+    assert run.events[-1]["usage"] == [{"model": "tiny", "inputTokens": 5, "outputTokens": 2, "totalTokens": 7}]
 
 
 async def test_a_tool_that_asks_for_approval_pauses_the_run() -> None:

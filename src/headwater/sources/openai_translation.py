@@ -349,8 +349,10 @@ class Translation:
         self.answering = self.replaying = False
         self.usage.extend(usage_of(data.response))
 
-    def _broken_off(self, _: Any) -> Iterator[BaseEvent]:
+    def _broken_off(self, data: Any) -> Iterator[BaseEvent]:
         self.answering = False  # the provider ended it, in its own words; the SDK raises next
+        if data.type != "error":
+            self.usage.extend(usage_of(data.response))
         return iter(())
 
     # Parts
