@@ -13,7 +13,6 @@ Pure: no I/O, no asyncio, no clock. Knows the SDK's stream events and hook facts
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ag_ui.core import (
@@ -58,40 +57,10 @@ from headwater.sources.openai_calls import (
     name_of,
     provider_result,
 )
+from headwater.sources.openai_parts import Call, MessagePart, ReasoningPart
 from headwater.sources.openai_values import field_of, tool_content, usage_of
 
 __all__ = ["Translation"]
-
-
-@dataclass(slots=True)
-class _Message:
-    """A text message that is open in the current response."""
-
-    id: str
-    refused: bool = False
-
-
-@dataclass(slots=True)
-class _Reasoning:
-    """A span of reasoning that is open; `message` is its open reasoning message, `section` what that one tells of."""
-
-    id: str
-    message: str = ""
-    section: tuple[str, int] | None = None
-
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call of the run. Facts that came before its end wait in `held`."""
-
-    id: str
-    opened: bool = False
-    nameless: bool = False
-    """Of a tool whose hooks do not say which call they are about, and not said to have begun."""
-    has_arguments: bool = False
-    ended: bool = False
-    answered: bool = False
-    held: list[Callable[[], Iterator[BaseEvent]]] = field(default_factory=list)
 
 
 class _Run:
@@ -100,7 +69,7 @@ class _Run:
     def __init__(self, prefix: str) -> None:
         self.usage: list[TokenUsage] = []
         self.call_ids: set[str] = set()
-        self.asked: dict[str, _Call] = {}
+        self.asked: dict[str, Call] = {}
         """Calls that have been approved or not, and may be of an agent inside a tool."""
         self.nested: list[Translation] = []
         self._prefix, self._made = prefix, 0
@@ -110,7 +79,7 @@ class _Run:
         return f"{self._prefix}.{self._made}"
 
 
-_PartT = TypeVar("_PartT", _Message, _Reasoning, _Call)
+_PartT = TypeVar("_PartT", MessagePart, ReasoningPart, Call)
 
 
 class Translation:
@@ -126,7 +95,7 @@ class Translation:
         keys = {id_: key for key, id_ in (ids or {}).items()}
         for id_, answered in at.calls.items():
             self._run.call_ids.add(id_)
-            call = self._calls[keys.get(id_, id_)] = _Call(id_, opened=True, ended=True, answered=answered)
+            call = self._calls[keys.get(id_, id_)] = Call(id_, opened=True, ended=True, answered=answered)
             if id_ in at.answers and not answered:
                 self._run.asked[keys.get(id_, id_)] = call
 
@@ -141,7 +110,7 @@ class Translation:
         self.replaying = False
         """The next response is one that was told before."""
         self._step: str | None = None
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         self._shown: list[str] = []
         self._begin_response()
         self.answering = False
@@ -214,7 +183,7 @@ class Translation:
 
     def _begin_response(self) -> None:
         self.answering = True
-        self._parts: dict[int, _Message | _Reasoning | _Call] = {}  # by output_index
+        self._parts: dict[int, MessagePart | ReasoningPart | Call] = {}  # by output_index
         self._seen: set[int] = set()  # output indices that have had their part
         self._holder: str | None = None  # the assistant message that holds this response's tool calls
         self._shown_now: list[str] = []
@@ -278,9 +247,9 @@ class Translation:
         if not delta:
             return
         part = self._parts.get(index)
-        if not isinstance(part, _Message):
+        if not isinstance(part, MessagePart):
             yield from self._close_reasoning()
-            part = self._open(index, _Message(self._run.new_id()))
+            part = self._open(index, MessagePart(self._run.new_id()))
             self._holder = part.id
             self._shown.append(part.id)
             self._shown_now.append(part.id)
@@ -300,8 +269,8 @@ class Translation:
         if not delta:
             return
         part = self._parts.get(index)
-        if not isinstance(part, _Reasoning):
-            part = self._open(index, _Reasoning(self._run.new_id()))
+        if not isinstance(part, ReasoningPart):
+            part = self._open(index, ReasoningPart(self._run.new_id()))
             yield ReasoningStartEvent(message_id=part.id)
         if part.section != section:
             if part.section is not None:
@@ -312,7 +281,7 @@ class Translation:
 
     def _arguments_delta(self, data: Any) -> Iterator[BaseEvent]:
         call = self._parts.get(data.output_index)
-        if isinstance(call, _Call) and data.delta:
+        if isinstance(call, Call) and data.delta:
             call.has_arguments = True
             yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(data.delta))
 
@@ -326,7 +295,7 @@ class Translation:
             if index not in self._seen:
                 yield from self._open_call(index, item)
             part = self._parts.pop(index, None)
-            if isinstance(part, _Call):
+            if isinstance(part, Call):
                 yield from self._end_call(part, item)
             return
         if index not in self._seen:
@@ -369,28 +338,28 @@ class Translation:
 
     def _close_reasoning(self) -> Iterator[BaseEvent]:
         """What is said next ends the thought: Chat Completions models say so only at the end of the response."""
-        for index in [index for index, part in self._parts.items() if isinstance(part, _Reasoning)]:
+        for index in [index for index, part in self._parts.items() if isinstance(part, ReasoningPart)]:
             yield from self._close_part(index)
 
     def _close_part(self, index: int) -> Iterator[BaseEvent]:
         match self._parts.pop(index, None):
-            case _Message(id=id_):
+            case MessagePart(id=id_):
                 yield TextMessageEndEvent(message_id=id_)
-            case _Reasoning() as part:
+            case ReasoningPart() as part:
                 if part.section is not None:
                     yield ReasoningMessageEndEvent(message_id=part.message)
                 yield ReasoningEndEvent(message_id=part.id)
-            case _Call() as call:
+            case Call() as call:
                 yield from self._end_call(call, None)
             case None:
                 pass
 
     # Tool calls
 
-    def _call_of(self, key: str) -> _Call:
+    def _call_of(self, key: str) -> Call:
         if (call := self._calls.get(key)) is None:
             asked = None if self.subagent is None else self._run.asked.pop(key, None)
-            call = self._calls[key] = asked or _Call(self._unique_call_id(key))
+            call = self._calls[key] = asked or Call(self._unique_call_id(key))
         return call
 
     def _unique_call_id(self, key: str) -> str:
@@ -406,7 +375,7 @@ class Translation:
         call = self._open(index, self._call_of(key))
         yield self._start_call(call, item)
 
-    def _start_call(self, call: _Call, item: Any) -> BaseEvent:
+    def _start_call(self, call: Call, item: Any) -> BaseEvent:
         if self._holder is None:
             self._holder = self._run.new_id()
         call.opened, call.nameless = True, is_open_call(item) and field_of(item, "name") is None
@@ -418,7 +387,7 @@ class Translation:
             yield self._start_call(call, item)
         yield from self._end_call(call, item)
 
-    def _end_call(self, call: _Call, item: Any) -> Iterator[BaseEvent]:
+    def _end_call(self, call: Call, item: Any) -> Iterator[BaseEvent]:
         if item is not None and not call.has_arguments and (arguments := arguments_of(item)):
             yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(arguments))
         yield ToolCallEndEvent(tool_call_id=call.id)
@@ -429,7 +398,7 @@ class Translation:
         if item is not None and field_of(item, "type") in RUN_BY_PROVIDER:
             yield from self._result(call, provider_result(item))
 
-    def _after_end(self, call: _Call, fact: Callable[[], Iterator[BaseEvent]]) -> Iterator[BaseEvent]:
+    def _after_end(self, call: Call, fact: Callable[[], Iterator[BaseEvent]]) -> Iterator[BaseEvent]:
         if call.ended:
             return fact() if self.subagent is None else self._attributed(fact())
         call.held.append(fact)
@@ -462,7 +431,7 @@ class Translation:
         content = tool_content(output)
         return self._after_end(call, lambda: self._result(call, content))
 
-    def _result(self, call: _Call, content: str) -> Iterator[BaseEvent]:
+    def _result(self, call: Call, content: str) -> Iterator[BaseEvent]:
         if not call.answered:
             call.answered = True
             yield ToolCallResultEvent(
