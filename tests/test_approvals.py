@@ -163,6 +163,22 @@ async def test_a_tool_of_an_agent_inside_a_tool_asks_too(tmp_path: Path, approve
     assert final_text(events) == "said insidedone"
 
 
+async def test_an_agent_that_was_handed_the_run_asks_and_goes_on_in_another_process(tmp_path: Path) -> None:
+    def bot(tools: Tools, *said: Said) -> Agent[Any]:
+        model = scripted(*said)
+        return Agent(name="bot", model=model, handoffs=[Agent(name="Second", tools=tools.all(), model=model)])
+
+    tools, url = Tools(), f"sqlite:///{tmp_path}/runs.db"
+    async with Streams(url) as here, Runs(here, bot(tools, calls("transfer_to_second", {}, "h1"), ASK)) as one:
+        run = await waiting(Process(here, one, tools, []))
+    async with Streams(url) as there, Runs(there, bot(tools, ["done"])) as two:
+        await two.answer(run.id, {"d1": YES})
+        events = await read(run, there)
+    assert tools.done == [("danger", "d1")]
+    assert [e["stepName"] for e in events if e["type"] == "STEP_STARTED"] == ["bot", "Second", "Second"]
+    assert final_text(events) == "done"
+
+
 async def test_a_process_that_dies_after_the_answer_is_followed_by_another(process: Processes) -> None:
     async with process(ASK) as one, process(["done"]) as two:
         one.tools.hold["danger"] = asyncio.Event()

@@ -178,6 +178,7 @@ def tool_call_id() -> str | None:
 
     If the server dies while a tool runs, the tool runs again, with the same id: give it to what the tool calls as
     idempotency key (together with your own name for the tool, since not every model's ids are unique by themselves).
+    Not so inside an agent that is a tool itself: that agent begins anew, and its model makes its calls under new ids.
     """
     current = current_call.get()
     return None if current is None else current()

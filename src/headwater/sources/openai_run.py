@@ -4,8 +4,10 @@ Knows how to drive the SDK: pump, watch, keep, stop. Invariants:
 - One pump takes the SDK's events as they come, so that they do not pile up in its unbounded queue (1.4 kB each) and an
   error drops none of those that came before it. Between pump and sink stands one bounded queue, which hooks and
   progress use too: all that is said of a run is in one order. A full queue slows tools and turns down, never readers.
+  (Where the store is slower than the model, what is left of one response waits in the SDK's queue: it takes no hint.)
 - No tool begins before the response that calls it is kept, and before it is durable in the stream that it begins. So a
-  tool that may have run is always named there, and runs again, if it must, under the same id.
+  tool that may have run is always named there, and runs again, if it must, under the same id. (Agents inside tools have
+  no checkpoints: see `openai_nested`.)
 - A tool's result is in the stream only when its output is in the checkpoint: then it never runs again.
 - Nothing is left running: however `drive()` ends, the SDK's tasks were cancelled and awaited.
 - The SDK's iterator is never given a timeout: cancelling its `anext()` would kill the run. Time limits apply to the
