@@ -77,6 +77,18 @@ async def test_what_is_rejected_does_not_run_and_the_model_is_told_why(process: 
         assert final_text(events) == "as you wish"
 
 
+async def test_what_the_agent_said_before_is_there_still(process: Processes) -> None:
+    said = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    async with process(ASK, ["done"]) as one:
+        run = await one.runs.start("bot", [{"role": role, "content": content} for role, content in said])
+        async with asyncio.timeout(5):
+            while (await run.record()).status != "waiting":
+                await asyncio.sleep(0.005)
+        await run.approve("d1")
+        assert final_text(await read(run, one.streams)) == "done"
+        assert [(message["role"], message["content"]) for message in one.asked[-1]["messages"][:3]] == said
+
+
 async def test_of_several_questions_each_is_answered_and_then_it_goes_on(process: Processes) -> None:
     async with process(ASK_TWICE, ["done"]) as one:
         run = await waiting(one, 2)

@@ -37,16 +37,29 @@ AI_SDK = (
     "resume in the same tab",
     "text stream",
     "bad request",
+    "approval",
+    "rolled up equals not rolled up",
 )
 CELLS = {
     "ai 7": ("ai-sdk.mjs", "7", AI_SDK),
     "ai 6": ("ai-sdk.mjs", "6", AI_SDK),
     "ai 5": ("ai-sdk.mjs", "5", AI_SDK),
-    "ag-ui": ("ag-ui.mjs", "", (*SHARED, "the same run asked for otherwise")),
+    "ag-ui": (
+        "ag-ui.mjs",
+        "",
+        (*SHARED, "the same run asked for otherwise", "approval", "rolled up equals not rolled up"),
+    ),
     "tanstack": (
         "tanstack.mjs",
         "",
-        (*SHARED, "hydrated when all is over", "as lines, cut after each event", "nothing to hydrate"),
+        (
+            *SHARED,
+            "hydrated when all is over",
+            "as lines, cut after each event",
+            "nothing to hydrate",
+            "approval",
+            "rolled up equals not rolled up",
+        ),
     ),
 }
 UPSTREAM = {

@@ -96,7 +96,7 @@ async def start(server: Lives, given: str) -> str:
 
 async def follow(server: Lives, run_id: str) -> list[bytes]:
     async with Client(server.url, retry=Retry(shortest=0.02, longest=0.1)) as client:
-        return [event.data async for event in client.follow(f"{server.url}/v1/runs/{run_id}/events")]
+        return [event.data async for event in client.follow(f"{server.url}/v1/runs/{run_id}/events?rollup=0")]
 
 
 async def whole_run(server: Lives, given: str) -> tuple[str, list[bytes]]:
@@ -106,7 +106,7 @@ async def whole_run(server: Lives, given: str) -> tuple[str, list[bytes]]:
 
 async def log_of(server: Lives, run_id: str) -> list[bytes]:
     async with httpx.AsyncClient() as http:
-        answer = await http.get(f"{server.url}/v1/runs/{run_id}/events", params={"format": "ndjson"})
+        answer = await http.get(f"{server.url}/v1/runs/{run_id}/events", params={"format": "ndjson", "rollup": "0"})
         return answer.content.splitlines()
 
 

@@ -17,7 +17,9 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseFun
 from headwater import Streams, leases
 from headwater.runs import Runs, recovery
 from headwater.runs.checkpoints import PREFIX as CHECKPOINTS
+from headwater.runs.checkpoints import REQUESTS
 from headwater.runs.history import NOT_RUN, UNKNOWN
+from headwater.sources import Request, request
 from headwater.sources.openai_agents import OpenAIAgent
 from run_processes import Processes, Tools, custom, final_text, processes, read, results, seen
 from scripted_model import Answer, Call, calls, scripted
@@ -84,6 +86,32 @@ async def test_finished_tools_do_not_run_again_and_the_interrupted_text_is_taken
             async with asyncio.timeout(5):
                 while await two.streams.list(CHECKPOINTS):
                     await asyncio.sleep(0.01)
+
+
+async def test_what_came_along_with_the_input_is_there_in_the_next_process_too(process: Processes) -> None:
+    seen_by: list[Any] = []
+
+    class Asking(Tools):
+        async def _do(self, name: str, result: str) -> str:
+            seen_by.append(request())
+            return await super()._do(name, result)
+
+    given = Request({"cart": ["tea"]}, ({"description": "page", "value": "shop"},), {"token": "x"})
+    pay, mail = calls("pay", {"n": 1}, "c1"), calls("mail", {"n": 1}, "c2")
+    async with process(pay, mail, tools=Asking()) as one, process(["done"], tools=Asking()) as two:
+        one.tools.hold["mail"] = asyncio.Event()
+        run = await one.runs.start("bot", "pay", request=given)
+        await one.tools.began["mail"].wait()
+        assert [name for name, _ in await two.streams.list(REQUESTS)] == [REQUESTS + run.id]
+        await one.lapse()
+        await two.look()
+        events = await read(run, two.streams)
+        assert final_text(events) == "done"
+        assert seen_by == [given] * 3
+        one.tools.hold["mail"].set()
+        async with asyncio.timeout(5):
+            while await two.streams.list(REQUESTS):
+                await asyncio.sleep(0.01)
 
 
 async def test_a_run_in_which_no_tool_began_begins_anew(process: Processes) -> None:

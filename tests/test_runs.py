@@ -28,7 +28,7 @@ from headwater.errors import (
     StoreUnavailable,
     TooLarge,
 )
-from headwater.runs import Record, Run, Runs
+from headwater.runs import Record, Run, Runs, keys
 from headwater.runs.supervisor import STOP_SECONDS, Place, Supervised, Supervisor
 from headwater.sources import RunFailed, Sink, progress
 from headwater.stores.memory import MemoryStore
@@ -498,7 +498,7 @@ async def test_a_key_that_was_claimed_by_a_process_that_died_starts_its_run(stre
     source = Bare(forever)
     async with Runs(streams, source) as runs:
         body = msgspec.json.encode({"agent": "bare", "input": "hi", "thread_id": None}, order="sorted")
-        claimed, fresh = await runs._claim("k", "", body, "the-id")
+        claimed, fresh = await keys.claim(streams, "", "k", body, "the-id")
         assert (claimed, fresh) == ("the-id", True)
         first = await runs.start("bare", "hi", idempotency_key="k")
         second = await runs.start("bare", "hi", idempotency_key="k")

@@ -16,6 +16,7 @@ readers (`Rounds`), not by a timer or task each. Cancellation of a response leav
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -23,12 +24,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater.cursor import Cursor
-from headwater.errors import Draining, HeadwaterError
+from headwater.errors import Draining, HeadwaterError, StoreError
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.model import Head, Page
 from headwater.rounds import Rounds
 from headwater.streams import Streams
+
+_store_log = logging.getLogger("headwater.store")
+"""For the server's operator: clients are told no more than that the store is away."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -196,12 +200,18 @@ class _Reader:
                 page = self._standing(up_to_date=True)
             begun = True
             if page is not None:
-                await self._write(self._rendered(page))
+                data = self._rendered(page)
+                await self._write(data)
+                if not (data or page.up_to_date):
+                    await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
                 self._anchored = self._anchored or bool(page.messages)
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
                 if page.closed:
                     await self._finish(self._format.ending(page))
+                    return
+                if self._format.pauses(page):
+                    await self._finish(b"")
                     return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
@@ -257,6 +267,10 @@ class _Reader:
         self._writing, self._last_write = False, self._clock()
 
     async def _interrupt(self, error: HeadwaterError) -> None:
+        if isinstance(error, StoreError) and self._streams.is_open:
+            _store_log.error("a request failed: %s", error)
+        for tell in self._streams.on_interruption:
+            tell(error)
         said = self._format.interruption(error)
         if self._format.ends_openly:
             await self._finish(said)

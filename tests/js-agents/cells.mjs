@@ -23,6 +23,11 @@ export async function until(said) {
     if (Date.now() > late) throw new Error(`not so in 5 s: ${said}`)
 }
 
+// What happens with so many events per connection, all at the same time: the writes of the runs' logs then join.
+export function eachLength(what) {
+  return Promise.all([1, 2, 3, 5, 8, 13].map(what))
+}
+
 // A fetch whose responses end after `events` events, which `end` divides: in the middle of the next one, like a lost
 // connection, or (`clean`) between two, like a finished one. Only the first `times` responses; `count` tells how many
 // requests were made.
@@ -56,6 +61,7 @@ function cut(events, clean, between) {
       }
       if (left === 0) end(controller)
     },
+    flush: () => (left < 0 ? new Promise(() => {}) : undefined), // a body that has ended meanwhile is lost, too
   })
 }
 

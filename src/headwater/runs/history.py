@@ -5,7 +5,7 @@ Knows the events of a run and how to read its stream. From it, whoever goes on w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,13 +18,14 @@ from headwater.agui import (
     RESUMED,
     RETRACTED,
     TOOL_STARTED,
+    WAITING,
     BaseEvent,
     CustomEvent,
     OpenParts,
     custom,
     decode,
 )
-from headwater.model import Head
+from headwater.model import Head, Offset
 from headwater.sources import Answer
 from headwater.streams import Streams
 
@@ -63,6 +64,7 @@ class History:
         self.calls: dict[str, _Call] = {}
         self.asked: dict[str, dict[str, Any]] = {}
         self.decided: dict[str, dict[str, Any]] = {}
+        self._paused: dict[str, int] = {}  # tool call id -> where the run first waited for its approval
         # Message id -> position, and whose it is; those that were retracted are left out.
         self._shown: dict[str, tuple[int, str | None]] = {}
         self._resumed: list[int] = []
@@ -114,6 +116,9 @@ class History:
             self.asked[value["toolCallId"]] = value
         elif name == APPROVAL_DECIDED:
             self.decided[value["toolCallId"]] = value
+        elif name == WAITING:
+            for asked in value["approvals"]:
+                self._paused.setdefault(asked["toolCallId"], position)
 
     @property
     def open_questions(self) -> list[str]:
@@ -128,6 +133,16 @@ class History:
     @property
     def answers(self) -> dict[str, Answer]:
         return {id_: Answer(value["approved"], value.get("message")) for id_, value in self.decided.items()}
+
+    def decided_alike(self, tool_call_id: str, answer: Answer) -> bool:
+        """Whether somebody has given this answer already."""
+        made = self.decided.get(tool_call_id)
+        return made is not None and made["approved"] == answer.approved
+
+    def behind(self, tool_call_ids: Iterable[str]) -> Offset:
+        """The place where the run waited for these: what follows is what came of it."""
+        position = max((self._paused.get(id_, 0) for id_ in tool_call_ids), default=0)
+        return Offset(self.head.generation, position)
 
     def resumptions_since(self, position: int) -> int:
         """How often the run was gone on with from there."""

@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped
+from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped, waiting
 from headwater.decide import Append, Item
 from headwater.errors import (
     BadRequest,
@@ -32,14 +32,14 @@ from headwater.errors import (
     StreamClosed,
     StreamNotFound,
 )
-from headwater.model import Head
-from headwater.runs.checkpoints import Keeper, drop, newest
+from headwater.model import Head, Offset
+from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
 from headwater.runs.history import BEGUN, History
 from headwater.runs.record import PREFIX, RESUMES, UNREAD, stream_of
 from headwater.runs.supervisor import Place, Supervised, Supervisor
 from headwater.runs.unread import left_alone
-from headwater.sources import Answer, Busy, Remembering, Resumable, Resumption, Source
+from headwater.sources import Answer, Busy, Remembering, Request, Resumable, Resumption, Source
 from headwater.streams import Streams
 from headwater.writer import MOST_TRIES, Writer
 
@@ -79,10 +79,16 @@ class Recovery:
         return self._streams.writer(stream_of(run_id), labels=labels, producer=MAKER)
 
     def place(
-        self, run_id: str, thread_id: str, writer: Writer, keeper: Keeper | None, labels: Mapping[str, str]
+        self,
+        run_id: str,
+        thread_id: str,
+        writer: Writer,
+        keeper: Keeper | None,
+        labels: Mapping[str, str],
+        request: Request,
     ) -> Place:
         alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
-        return Place(run_id, thread_id, writer, keeper, alone)
+        return Place(run_id, thread_id, writer, keeper, alone, request)
 
     @staticmethod
     def busy(source: Source) -> Busy | None:
@@ -162,7 +168,7 @@ class Recovery:
     ) -> bool:
         """Take the stream, beginning with `first` (None: with what an interruption calls for), and start the source."""
         run_id = history.run_id
-        writer = self.writer(run_id)
+        writer, request = self.writer(run_id), await kept_request(self._streams, run_id)
         epoch = writer.next_epoch(history.head)
         keeper = Keeper(self._streams, run_id, epoch)
         await keeper.keep(since, state)
@@ -172,7 +178,7 @@ class Recovery:
             history.say(first)
         if not await writer.take_over(history.head, *self._encoded(first)):
             return False
-        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels)
+        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels, request)
         calls = {id_: call.answered > 0 for id_, call in history.calls.items()}
         at = Resumption(epoch, state, calls, history.shown, history.answers)
         run = Supervised(place, history.parts, self._streams.clock)
@@ -199,9 +205,29 @@ class Recovery:
                 await drop(self._streams, run_id)
             _check(history, answers)
             events: list[BaseEvent] = [_decided(id_, answer, by) for id_, answer in answers.items()]
-            if await self._told(history, events, last=set(history.open_questions) == answers.keys()):
+            left = [history.asked[id_] for id_ in history.open_questions if id_ not in answers]
+            if left:
+                events.append(waiting(history.thread_id, run_id, left))
+            if await self._told(history, events, last=not left):
                 return
         raise StoreUnavailable("this run is written by too many at a time; try again")
+
+    async def settle(self, run_id: str, answers: Mapping[str, Answer], by: str) -> Offset:
+        """As `answer`, but what was decided alike before is no conflict. Gives the place behind the questions."""
+        left: Mapping[str, Answer] = answers
+        refused: Conflict | None = None
+        while True:
+            history = await History.read(self._streams, stream_of(run_id))
+            undecided = {id_: answer for id_, answer in left.items() if not history.decided_alike(id_, answer)}
+            if refused is not None and undecided.keys() == left.keys():
+                raise refused
+            if not undecided:
+                return history.behind(answers)
+            left, refused = undecided, None
+            try:
+                await self.answer(run_id, left, by)
+            except Conflict as error:  # of somebody who was quicker: maybe with the same answer
+                refused = error
 
     async def _told(self, history: History, events: list[BaseEvent], *, last: bool) -> bool:
         """Put the answers into the stream; after the last one the run goes on. False: the stream has changed since."""

@@ -7,17 +7,18 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
+from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
+from msgspec.structs import replace
 from starlette.datastructures import Headers, QueryParams
 
 from headwater.agui import CustomEvent, OpenParts, encode, run_started, stamped
-from headwater.decide import Create, Item
 from headwater.delivery import Delivery
 from headwater.errors import (
     AgentNotFound,
@@ -33,32 +34,36 @@ from headwater.following import Following
 from headwater.formats import accepted
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
-from headwater.model import Config, Head
-from headwater.runs.checkpoints import Keeper, drop
+from headwater.model import Head, Offset
+from headwater.runs import keys
+from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
     INPUT,
     KIND,
+    OWN_THREAD,
     RESUMES,
     UNREAD,
     Record,
+    Status,
+    Wanted,
     list_records,
     new_id,
     read_head,
     read_record,
     record_of,
+    records_among,
     stream_of,
     title_of,
 )
 from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
-from headwater.sources import Answer, Resumable, Source
+from headwater.runs.threads import Entry, Threads
+from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
-
-KEY_TTL_SECONDS: Final = 24 * 3600
-"""How long an Idempotency-Key is remembered: longer than anybody retries, short enough to forget."""
 
 CONTROL_TTL_SECONDS: Final = 3600
 
@@ -72,6 +77,10 @@ class _Asked(NamedTuple):
 
     input: Any
     note: CustomEvent | None
+    principal: str
+    entry: Entry | None
+    """None: the run is on a thread of its own, which needs no list of its runs."""
+    request: Request
 
 
 class Run:
@@ -122,7 +131,8 @@ class Run:
         `request` is accepted so that the call reads like other responses; all that counts is read when it is sent.
         """
         own = {"x-run-id": self.id, **(headers or {})}
-        return Following(self._runs.delivery, self.stream, choose_format, status_code=status_code, headers=own)
+        choose = partial(choose_format, late=not self.started)
+        return Following(self._runs.delivery, self.stream, choose, status_code=status_code, headers=own)
 
 
 class Runs:
@@ -149,6 +159,7 @@ class Runs:
         self.agents: dict[str, Source] = {}
         self._given: dict[str, Any] = {}
         """The same, as they were given."""
+        self.threads = Threads(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
@@ -225,13 +236,16 @@ class Runs:
         idempotency_key: str | None = None,
         principal: str = "",
         note: CustomEvent | None = None,
+        entry: Entry | None = None,
+        request: Request | None = None,
         cancel_when_unread: float | None = None,
     ) -> Run:
         """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
 
         `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
         gives the same run and starts nothing; another call with that key raises KeyReused. A `note` goes into the
-        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it.
+        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it; an
+        `entry`, what it has the thread of `thread_id` remember; a `request` is for the agent, by `sources.request()`.
         `cancel_when_unread`: end it when nobody has been reading it in this process for so many seconds. Raises
         AgentNotFound, BadRequest, Draining.
         """
@@ -240,15 +254,18 @@ class Runs:
             raise Draining("the server is going away; connect again")
         unread = {} if cancel_when_unread is None else {UNREAD: f"{cancel_when_unread:g}"}
         noted = {} if note is None else {"note": note.value}
-        body = _as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
+        noted |= {} if request in (None, NO_REQUEST) else {"request": request}
+        body = keys.as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
         run_id = new_id(self.streams.clock())
         if idempotency_key is not None:
-            run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
+            run_id, fresh = await keys.claim(self.streams, principal, idempotency_key, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
-        thread = thread_id or f"th_{run_id}"
-        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, _Asked(input, note), unread))
+        remembered = (entry or Entry()) if thread_id else None
+        asked = _Asked(input, note, principal, remembered, request or NO_REQUEST)
+        thread = thread_id or OWN_THREAD + run_id
+        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, asked, unread))
         self._beginnings.add(beginning)
         beginning.add_done_callback(self._beginnings.discard)
         return Run(self, run_id, started=await asyncio.shield(beginning))
@@ -266,27 +283,15 @@ class Runs:
             raise AgentNotFound(f"no agent is registered as {agent!r}; there are: {names}")
         return agent, known
 
-    async def _claim(self, key: str, principal: str, body: bytes, run_id: str) -> tuple[str, bool]:
-        """The run that `key` stands for, and whether it is claimed now. Raises KeyReused."""
-        digest = hashlib.sha256(body).hexdigest()
-        name = _key_stream(principal, key)
-        claim = Item(_as_json({"run": run_id, "body": digest}))
-        decision = await self.streams.carry_out(name, Create(Config(_JSON, KEY_TTL_SECONDS), [claim]))
-        if decision.what == "created":
-            return run_id, True
-        held = msgspec.json.decode((await self.streams.read(name)).messages[0].data)
-        if held["body"] != digest:
-            raise KeyReused("this Idempotency-Key was used for another request")
-        return held["run"], False
-
     async def claimed(self, idempotency_key: str, *, principal: str = "") -> Run | None:
         """The run that was started with this key, if it is still remembered."""
-        try:
-            claims = await self.streams.read(_key_stream(principal, idempotency_key))
-        except StreamNotFound:
-            return None
-        run_id = msgspec.json.decode(claims.messages[0].data)["run"]
-        return Run(self, run_id, started=False) if await self._exists(run_id) else None
+        run_id = await keys.claimed(self.streams, principal, idempotency_key)
+        return Run(self, run_id, started=False) if run_id is not None and await self._exists(run_id) else None
+
+    async def alias(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
+        """Have `claimed` find the run by this key, too, unless the key stands for another one already."""
+        with suppress(KeyReused):
+            await keys.claim(self.streams, principal, idempotency_key, keys.as_json({"run": run_id}), run_id)
 
     async def _exists(self, run_id: str) -> bool:
         try:
@@ -311,6 +316,8 @@ class Runs:
             raise BadRequest("the input is nested too deeply") from error
         if (busy := self._recovery.busy(source)) is not None:
             await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+        if resumable and asked.request != NO_REQUEST:
+            await keep_request(self.streams, run_id, asked.request)
         try:
             if not await writer.open(*first):
                 return False
@@ -320,9 +327,11 @@ class Runs:
         for event in started:
             parts.feed(event)
         keeper = Keeper(self.streams, run_id) if resumable else None
-        place = self._recovery.place(run_id, thread_id, writer, keeper, labels)
+        place = self._recovery.place(run_id, thread_id, writer, keeper, labels, asked.request)
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
+        if asked.entry is not None:
+            await self.threads.note(asked.principal, name, thread_id, replace(asked.entry, run=run_id))
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -336,9 +345,27 @@ class Runs:
         """What is known of a run. Raises RunNotFound."""
         return await read_record(self.streams, run_id)
 
-    async def list(self, *, before: str | None = None, limit: int = 50) -> tuple[list[Record], str | None]:
-        """Runs, newest first, and what to give as `before` for the next ones."""
-        return await list_records(self.streams, before=before, limit=limit)
+    async def list(
+        self,
+        *,
+        before: str | None = None,
+        limit: int = 50,
+        agent: str | None = None,
+        status: Status | None = None,
+        thread: str | None = None,
+        principal: str = "",
+    ) -> tuple[list[Record], str | None]:
+        """Runs, newest first, and what to give as `before` for the next ones; there may be some although few are given.
+
+        Those of an `agent`, in a `status`; of a `thread` those that `principal`, or nobody in particular, started.
+        """
+        wanted = Wanted(agent, thread, status)
+        if thread is None:
+            return await list_records(self.streams, before=before, limit=limit, wanted=wanted)
+        ids = {thread.removeprefix(OWN_THREAD)}
+        for owner, name in product({principal, ""}, self.agents if agent is None else [agent]):
+            ids |= {entry.run for entry in await self.threads.entries(owner, name, thread)}
+        return await records_among(self.streams, ids, before=before, limit=limit, wanted=wanted)
 
     async def cancel(self, run_id: str, *, when: When = "now") -> Record:
         """Ask for a run's end, `now` or when its current turn is over: then the model's answer is whole, and its tools
@@ -363,6 +390,12 @@ class Runs:
         await read_head(self.streams, run_id)
         await self._recovery.answer(run_id, answers, by)
         return await self.record(run_id)
+
+    async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
+        """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
+        place behind the questions in the run's stream."""
+        await read_head(self.streams, run_id)
+        return await self._recovery.settle(run_id, answers, by)
 
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""
@@ -426,13 +459,15 @@ def as_source(agent: Any) -> Source:
     raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
 
 
-def choose_format(_: Head, headers: Headers, query: QueryParams) -> Format:
-    """The format of a run's events for this request: `?format=`, else Accept, else SSE."""
+def choose_format(_: Head, headers: Headers, query: QueryParams, *, late: bool = True) -> Format:
+    """The format of a run's events for this request: `?format=`, else Accept, else SSE. `late`: the run was there
+    before, and what is past comes rolled up, unless `?rollup=0`."""
     name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
     make = _FORMATS.get(name)
     if make is None:
         raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-    return make()
+    rolled_up = is_wanted(query.get("rollup")) and late and make is not RunText
+    return RolledUp(make()) if rolled_up else make()
 
 
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {
@@ -441,14 +476,3 @@ _FORMATS: Final[dict[str, Callable[[], Format]]] = {
     "ndjson": lambda: Lines(_JSON, tells_failure=True),
     "text": RunText,
 }
-
-
-def _key_stream(principal: str, key: str) -> str:
-    return f"headwater/keys/{hashlib.sha256(_as_json([principal, key])).hexdigest()}"
-
-
-def _as_json(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value, order="sorted")
-    except (TypeError, ValueError) as error:
-        raise BadRequest("the input is not JSON") from error

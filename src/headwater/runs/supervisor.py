@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -27,10 +28,11 @@ from headwater.agui import (
     run_error,
     run_finished,
     stamped,
+    waiting,
 )
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
-from headwater.sources import Paused, RunFailed, Stopped
+from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request
 from headwater.sources.chunks import Chunks
 from headwater.writer import Writer
 
@@ -62,6 +64,8 @@ class Place:
     """None: no checkpoints are kept, and nobody can go on with it."""
     alone: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Returns when it is to be cancelled because nobody reads it."""
+    request: Request = NO_REQUEST
+    """What came along with its input."""
 
 
 class Supervised:
@@ -75,7 +79,7 @@ class Supervised:
         self._made = 0
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
-        self._alone = place.alone
+        self._alone, self._request = place.alone, place.request
         self._stopped: Reason | None = None
         self._stop_softly: Callable[[], None] | None = None
         self._ending = False
@@ -137,7 +141,9 @@ class Supervised:
 
     def start(self, made: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """`made`: what the source does."""
-        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}")
+        own = copy_context()  # whoever starts it keeps theirs
+        own.run(current_request.set, self._request)
+        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}", context=own)
         return self._task
 
     def stop(self, why: Reason) -> None:
@@ -226,9 +232,12 @@ class Supervised:
         assert self.keeper is not None
         self._ending = True
         events = self._parts.closing_events()
-        for question in pause.questions:
-            value = {"toolName": question.tool, "arguments": question.arguments}
-            events.append(custom(APPROVAL_REQUESTED, toolCallId=question.tool_call_id, **value))
+        questions = [
+            {"toolCallId": question.tool_call_id, "toolName": question.tool, "arguments": question.arguments}
+            for question in pause.questions
+        ]
+        events += [custom(APPROVAL_REQUESTED, **question) for question in questions]
+        events.append(waiting(self.thread_id, self.run_id, questions))
         asked = [encode(stamped(event, self._clock())) for event in events]
         try:
             await self.keeper.keep(self._writer.position + len(asked), pause.state)

@@ -25,6 +25,7 @@ __all__ = [
     "Paused",
     "Question",
     "Remembering",
+    "Request",
     "Resumable",
     "Resumption",
     "RunFailed",
@@ -32,6 +33,7 @@ __all__ = [
     "Source",
     "Stopped",
     "progress",
+    "request",
     "tool_call_id",
 ]
 
@@ -182,6 +184,30 @@ def tool_call_id() -> str | None:
     """
     current = current_call.get()
     return None if current is None else current()
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a client sent along with a run's input, in AG-UI's words. It comes from outside: nothing in it is checked,
+    but that it is JSON. It is not in the run's stream, and no model is shown it unless you do so."""
+
+    state: Any = None
+    """The state of the client's application; None where it sent none, or an empty one."""
+    context: tuple[Mapping[str, Any], ...] = ()
+    """What the client's page tells of itself, usually as `description` and `value`."""
+    forwarded_props: Any = None
+    """What the client's application forwards to the agent."""
+
+
+NO_REQUEST: Final = Request()
+
+current_request: Final[ContextVar[Request]] = ContextVar("headwater_request", default=NO_REQUEST)
+"""Set by the supervisor in the context of each run."""
+
+
+def request() -> Request:
+    """What came along with the input of the current run, for its tools, instructions and hooks. It is empty where
+    nothing did, and outside of a run. A run that another process goes on with has it there, too."""
+    return current_request.get()
 
 
 def progress(message: str | None = None, *, fraction: float | None = None, data: JSON = None) -> None:
