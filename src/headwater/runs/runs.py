@@ -157,6 +157,8 @@ class Runs:
         self.streams = streams
         self.delivery = delivery or Delivery(streams)
         self.agents: dict[str, Source] = {}
+        self._given: dict[str, Any] = {}
+        """The same, as they were given."""
         self.threads = Threads(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
@@ -174,7 +176,8 @@ class Runs:
     def register(self, agent: Any, name: str | None = None) -> Source:
         """Make an agent startable under `name`, by default the slug of its own."""
         source = as_source(agent)
-        self.agents[name or source.name] = source
+        name = name or source.name
+        self.agents[name], self._given[name] = source, agent
         return source
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -269,6 +272,9 @@ class Runs:
 
     def _named(self, agent: Any) -> tuple[str, Source]:
         if not isinstance(agent, str):
+            for name, given in self._given.items():
+                if given is agent and name in self.agents:  # so that its runs can wait, and outlive this process
+                    return name, self.agents[name]
             source = as_source(agent)
             return source.name, source
         known = self.agents.get(agent)
