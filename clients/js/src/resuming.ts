@@ -79,9 +79,9 @@ export class Attempts {
       // A TypeError that speaks of the network is how browsers tell it, and what chat clients look for.
       throw new TypeError(`network error: gave up after ${maxAttempts} attempts`, { cause })
     }
-    const pause = Math.min(this.maxDelay, first * 2 ** this.#failed) * (0.5 + Math.random() / 2) // not all at once
+    const pause = Math.min(this.maxDelay, first * 2 ** this.#failed++) * (0.5 + Math.random() / 2) // not all at once
     const delay = Math.max(pause, cause instanceof HeadwaterError ? cause.retryAfter : 0)
-    onReconnect?.({ attempt: ++this.#failed, delay, lastEventId, cause })
+    onReconnect?.({ attempt: this.#failed, delay, lastEventId, cause })
     await new Promise<void>((resolve, reject) => {
       const ended = new AbortController()
       const timer = setTimeout(() => (ended.abort(), resolve()), delay)

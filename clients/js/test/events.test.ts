@@ -1,6 +1,5 @@
 // Bytes -> events: the outside suites' cases, and what is handed on.
 import { existsSync, readFileSync } from "node:fs"
-import { join } from "node:path"
 import { describe, expect, test } from "vitest"
 import { DurableEvents, JsonLines, ServerSentEvents, type WholeEvents } from "../src/events.js"
 

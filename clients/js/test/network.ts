@@ -51,8 +51,7 @@ export async function cuttingAfter(upstream: string, events: number, { clean = f
       response.writeHead(answer.status, Object.fromEntries(answer.headers))
       response.flushHeaders()
       if (!answer.body || ++count > times) {
-        for await (const chunk of answer.body ?? []) response.write(chunk)
-        response.end()
+        response.end(Buffer.from(await answer.arrayBuffer()))
       } else await cut(answer.body, response)
     } catch {
       reset(response)
@@ -63,7 +62,7 @@ export async function cuttingAfter(upstream: string, events: number, { clean = f
   async function cut(body: ReadableStream<Uint8Array>, response: ServerResponse) {
     let text = ""
     let left = events
-    for await (const chunk of body as any) {
+    for await (const chunk of body as unknown as AsyncIterable<Uint8Array>) {
       text += Buffer.from(chunk).toString("latin1")
       for (let at; left > 0 && (at = text.indexOf(end)) >= 0; left--) {
         response.write(text.slice(0, at + end.length), "latin1")
