@@ -1,4 +1,4 @@
 import { defineConfig } from "vitest/config"
 
-// One process: the machine's cores are the served agents', too.
-export default defineConfig({ test: { include: ["test/*.test.ts"], testTimeout: 60_000, fileParallelism: false } })
+// Few workers: the machine's cores are the served agents', too.
+export default defineConfig({ test: { include: ["test/*.test.ts"], testTimeout: 120_000, maxWorkers: 2 } })
