@@ -4,13 +4,19 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 import headwater
-from real_server import ENVIRONMENT, HEADWATER, serving
+from cutting_proxy import CuttingProxy
+from real_server import ENVIRONMENT, HEADWATER, chromium, serving
 from test_wire_sse import CASES_FILE
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +36,22 @@ for await (const { id, event, data } of follow<{ type: string }>("/x", { json: t
 }
 export const code: string = new HeadwaterError("m", 410, "offset_gone").code
 """
+
+IN_A_PAGE = """async ([site, cut, whole]) => {
+  const { follow, resumableFetch } = await import(`${site}/index.js`)
+  const init = { method: "POST", headers: { "content-type": "application/json", accept: "text/event-stream" } }
+  init.body = JSON.stringify({ agent: "bot", input: "words" })
+  let connections = 1
+  const fetching = resumableFetch({ delay: 1, onReconnect: () => connections++ })
+  const answer = await fetching(`${cut}/v1/runs`, init)
+  const text = await answer.text()
+  const said = [...text.matchAll(/^data:(.*)$/gm)].map(([, data]) => JSON.parse(data))
+  const events = follow(`${whole}/v1/runs/${answer.headers.get("x-run-id")}/events`, { json: true })
+  const log = []
+  for await (const { data } of events) log.push(data)
+  return { connections, said, log, outcome: events.outcome }
+}"""
+BYTES_PER_CONNECTION = 4_000  # more than a preflight's answer, the head of another, and an event
 
 
 def ran(folder: Path, *command: str, environment: Mapping[str, str] = ENVIRONMENT) -> str:
@@ -90,6 +112,36 @@ def test_what_is_packed_can_be_installed_imported_and_type_checked(npm: str, tmp
     compiler = JS / "node_modules" / "typescript" / "bin" / "tsc"
     strictly = ("--noEmit", "--strict", "--target", "es2022", "--module", "nodenext", "used.ts")
     ran(tmp_path, "node", str(compiler), *strictly)
+
+
+@pytest.mark.server
+async def test_it_goes_on_in_a_page_of_another_origin(
+    npm: str, program: Callable[[str, str], str], url: str, tmp_path: Path
+) -> None:
+    browser_path = program("chromium", "sudo apt-get install chromium")
+    ran(JS, npm, "run", "build", "--", "--outDir", str(tmp_path))
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    site = f"http://127.0.0.1:{pages.server_port}"
+    try:
+        async with (
+            CuttingProxy(urlsplit(url).port or 0, repeat(BYTES_PER_CONNECTION), abrupt=True) as proxy,
+            chromium(browser_path) as browser,
+        ):
+            page = await browser.new_page()
+            await page.goto(f"{site}/index.js")
+            seen = await page.evaluate(IN_A_PAGE, [site, proxy.url, url])
+    finally:
+        pages.shutdown()
+        pages.server_close()
+    assert seen["connections"] > 1
+    assert seen["said"] == seen["log"]
+    assert (len(seen["log"]) > 20, seen["outcome"]) == (True, "completed")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_it_has_our_version_and_needs_nobody() -> None:

@@ -1,6 +1,6 @@
-// Bytes -> whole events: server-sent events (WHATWG HTML, 9.2), lines of NDJSON, and `live=sse` of Durable Streams.
-// Knows neither connections nor what data means. Whatever the chunks are, the events are the same; what is not whole at
-// the end of a connection is dropped, and `lastId` is never ahead of what was given out.
+// Bytes -> whole events: server-sent events (WHATWG HTML, 9.2) and lines of NDJSON. Knows neither connections nor what
+// data means. Whatever the chunks are, the events are the same; what is not whole at the end of a connection is dropped,
+// and `lastId` is never ahead of what was given out.
 
 export interface StreamEvent {
   /** Where to go on behind it; empty where the stream has no ids. */
@@ -45,7 +45,7 @@ export abstract class WholeEvents {
 }
 
 export class ServerSentEvents extends WholeEvents {
-  protected id = this.lastId
+  #id = this.lastId
   #lines = ""
   #data: string[] = []
   #name = ""
@@ -57,39 +57,18 @@ export class ServerSentEvents extends WholeEvents {
     this.#lines += line + "\n"
     if (name === "data") this.#data.push(value)
     else if (name === "event") this.#name = value
-    else if (name === "id" && !value.includes("\0")) this.id = value
+    else if (name === "id" && !value.includes("\0")) this.#id = value
     else if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value)
     return []
   }
 
   #dispatched(): Piece[] {
-    const event = { id: this.id, event: this.#name || "message", data: this.#data.join("\n") }
+    const event = { id: this.#id, event: this.#name || "message", data: this.#data.join("\n") }
     const pieces = this.#data.length ? [{ text: this.#lines + "\n", event }] : []
-    this.lastId = this.id
+    this.lastId = this.#id
     this.#lines = this.#name = ""
     this.#data = []
     return pieces
-  }
-}
-
-/** `live=sse`: a position comes in a `control` event behind the data, which wait for it. */
-export class DurableEvents extends ServerSentEvents {
-  #held: Piece[] = []
-
-  protected override take(line: string): Piece[] {
-    for (const piece of super.take(line)) {
-      if (piece.event?.event !== "control") {
-        this.#held.push(piece)
-        continue
-      }
-      const { streamNextOffset, streamClosed } = JSON.parse(piece.event.data)
-      this.id = this.lastId = streamNextOffset
-      const pieces = this.#held.map(({ text, event }) => ({ text, event: event && { ...event, id: this.id } }))
-      if (streamClosed) pieces.push({ text: "", event: { id: this.id, event: "end", data: '{"outcome":null}' } })
-      this.#held = []
-      return pieces
-    }
-    return []
   }
 }
 

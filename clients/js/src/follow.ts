@@ -1,6 +1,6 @@
 // Reading a stream of Headwater as it grows, in a loop: `for await (const { data } of follow(url))`.
-import { DurableEvents, parsed, ServerSentEvents, type StreamEvent } from "./events.js"
-import { Attempts, Line, type ResumeOptions, resumed } from "./resuming.js"
+import { ServerSentEvents, type StreamEvent } from "./events.js"
+import { Attempts, Line, outcomeOf, type ResumeOptions, resumed, runOutcome } from "./resuming.js"
 
 export interface FollowOptions extends ResumeOptions {
   /** Go on behind the event with this id; else the stream is read from its first. */
@@ -12,47 +12,46 @@ export interface FollowOptions extends ResumeOptions {
 }
 
 export interface Followed<Data> extends AsyncIterable<Omit<StreamEvent, "data"> & { data: Data }> {
-  /** Once all has been read, how it ended: "completed", "failed", "cancelled", or undefined where nobody said. */
+  /** Once all has been read, how the run or the stream ended: "completed", "failed", "cancelled"; undefined where
+   * nobody said. */
   readonly outcome?: string
 }
 
 /**
- * The events of a run (`/v1/runs/{id}/events`) or a stream (`/v1/stream/{name}`, also with `?live=sse`) until it is
- * closed, over as many connections as it takes. Throws HeadwaterError where the server refuses, also later: 410 means
- * that what comes next is no longer kept.
+ * The events of a run (`/v1/runs/{id}/events`) or a stream (`/v1/stream/{name}`) until it is closed, over as many
+ * connections as it takes. Throws HeadwaterError where the server refuses, also later: 410 means that what comes next is
+ * no longer kept.
  */
 export function follow<Data = any>(url: string | URL, options: FollowOptions & { json: true }): Followed<Data>
 export function follow(url: string | URL, options?: FollowOptions): Followed<string>
 export function follow(url: string | URL, options: FollowOptions = {}): Followed<unknown> {
+  const { fetch: fetching = fetch, lastEventId, credentials, json } = options
   const at = new URL(url, globalThis.location?.href)
-  const live = at.searchParams.has("live")
-  if (live && !at.searchParams.has("offset")) at.searchParams.set("offset", "-1")
-  const headers = new Headers({ accept: "text/event-stream" })
-  new Headers(options.headers).forEach((value, name) => headers.set(name, value))
+  if (at.searchParams.has("live")) at.searchParams.set("format", "sse") // the same messages, each with its id
+  at.searchParams.delete("live")
 
   const followed: { outcome?: string } & Followed<unknown> = {
     async *[Symbol.asyncIterator]() {
       const line = new Line(options.signal)
-      const { signal } = line
-      const ask = async (lastId: string, line: Line) => {
-        if (lastId && live) at.searchParams.set("offset", lastId)
-        else if (lastId) headers.set("last-event-id", lastId)
-        const init = { headers, signal: line.signal, credentials: options.credentials }
-        const response = await (options.fetch ?? fetch)(at, init)
+      const headers = new Headers(options.headers)
+      headers.set("accept", "text/event-stream")
+      const ask = async (lastId: string, signal: AbortSignal) => {
+        if (lastId) headers.set("last-event-id", lastId)
+        const response = await fetching(at, { headers, signal, credentials })
         followed.outcome = response.headers.get("stream-outcome") ?? undefined
         return response
       }
-      const reader = ({ headers }: Response, lastId: string) => {
-        if (!headers.get("content-type")?.startsWith("text/event-stream")) return undefined
-        return live ? new DurableEvents(lastId) : new ServerSentEvents(lastId)
-      }
-      const going = { ask, reader, options, signal, attempts: new Attempts(options, signal) }
+      const reader = ({ headers }: Response, lastId: string) =>
+        /^text\/event-stream\b/i.test(headers.get("content-type") ?? "") ? new ServerSentEvents(lastId) : undefined
+      const { signal } = line
       try {
-        for await (const pieces of resumed(going, options.lastEventId ?? "")) {
+        const going = { ask, reader, options, signal, attempts: new Attempts(options, signal) }
+        for await (const pieces of resumed(going, lastEventId)) {
           for (const { event } of pieces) {
-            if (event?.event === "end" && "outcome" in parsed(event.data)) {
-              followed.outcome = (parsed(event.data).outcome as string | null) ?? followed.outcome
-            } else if (event) yield { ...event, data: options.json ? JSON.parse(event.data) : event.data }
+            if (!event) continue
+            const outcome = outcomeOf(event)
+            followed.outcome = outcome ?? runOutcome(event) ?? followed.outcome
+            if (!outcome) yield { ...event, data: json ? JSON.parse(event.data) : event.data }
           }
         }
       } finally {

@@ -23,11 +23,7 @@ export async function problem(response: Response): Promise<HeadwaterError> {
   const error = Object(parsed(await response.text().catch(() => "")).error)
   const passes = status === 408 || status === 429 || status >= 500
   const message = `${status}: ${error.message ?? (statusText || "refused")}`
-  return new HeadwaterError(message, status, String(error.code ?? ""), error.retry ?? passes, retryAfter(headers))
-}
-
-function retryAfter(headers: Headers): number {
-  const said = headers.get("retry-after") ?? ""
-  const ms = /^\d+$/.test(said) ? Number(said) * 1000 : Date.parse(said) - Date.now()
-  return Math.max(0, ms || 0)
+  const after = headers.get("retry-after") ?? ""
+  const wait = /^\d+$/.test(after) ? Number(after) * 1000 : Date.parse(after) - Date.now()
+  return new HeadwaterError(message, status, String(error.code ?? ""), error.retry ?? passes, Math.max(0, wait || 0))
 }

@@ -1,6 +1,6 @@
 // A fetch whose streams do not break off: what clients read is one whole stream, however many connections it takes.
 import { JsonLines, ServerSentEvents, type WholeEvents } from "./events.js"
-import { Attempts, type Connection, Line, type ResumeOptions, resumed } from "./resuming.js"
+import { Attempts, Line, type ResumeOptions, resumed } from "./resuming.js"
 
 export interface ResumableFetchOptions extends ResumeOptions {
   /**
@@ -15,7 +15,7 @@ export interface ResumableFetchOptions extends ResumeOptions {
   resumeAt?: (location: URL, url: URL) => URL | string
 }
 
-const HONOUR_KEYS = /\/(agents\/[^/]+\/(chat(-\w+)?|ag-ui)|v1\/(runs|responses|chat\/completions|proxy\/.+))$/
+const HONOURS_KEYS = /\/(agents\/[^/]+\/(chat(-\w+)?|ag-ui)|v1\/(runs|responses|chat\/completions|proxy\/.+))$/
 const OF_THE_BODY = ["content-type", "content-length", "content-encoding", "content-language", "idempotency-key"]
 
 /**
@@ -24,77 +24,47 @@ const OF_THE_BODY = ["content-type", "content-length", "content-encoding", "cont
  */
 export function resumableFetch(options: ResumableFetchOptions = {}): typeof fetch {
   return async (input, init = {}) => {
+    const { fetch: fetching = fetch, idempotent = ({ pathname }) => HONOURS_KEYS.test(pathname) } = options
     const request = input instanceof Request ? input : undefined
     const url = new URL(request?.url ?? String(input), globalThis.location?.href)
+    const method = (init.method ?? request?.method ?? "GET").toUpperCase()
     const headers = new Headers(init.headers ?? request?.headers)
-    const line = new Line(init.signal ?? request?.signal, options.signal)
-    const attempts = new Attempts(options, line.signal)
-    const ask = (to: RequestInfo | URL, more: RequestInit) => (options.fetch ?? fetch)(to, { ...init, ...more })
+    const keyed = method === "POST" && (typeof idempotent === "function" ? idempotent(url) : idempotent)
+    if (keyed && !headers.has("idempotency-key")) headers.set("idempotency-key", newKey())
+    const repeatable = (keyed || method === "GET" || method === "HEAD") && !(init.body instanceof ReadableStream)
 
-    const repeatable = isRepeatable((init.method ?? request?.method ?? "GET").toUpperCase(), url, headers, init, options)
-    const connection = await opened(attempts, repeatable, line.signal, (line) =>
-      ask(request && repeatable ? request.clone() : input, { headers, signal: line.signal }),
-    )
-    const { response } = connection
+    const end = new Line(init.signal ?? request?.signal, options.signal)
+    const { signal } = end
+    const attempts = new Attempts(options, signal)
+    let line: Line
+    let response: Response | undefined
+    while (!response) {
+      line = new Line(signal)
+      const again = request && repeatable ? request.clone() : input
+      response = await fetching(again, { ...init, headers, signal: line.signal }).catch(async (error) => {
+        line.letGo()
+        if (!repeatable) throw error
+        return void (await attempts.next(error, ""))
+      })
+    }
+
     const location = goesOnAt(response, url, options)
     if (!location) return response
-
     for (const name of OF_THE_BODY) headers.delete(name)
-    const { credentials, mode, redirect, referrerPolicy } = request ?? init
-    const same = { credentials, mode, redirect, referrerPolicy, method: "GET", body: undefined }
-    const pieces = resumed(
-      {
-        attempts,
-        options,
-        signal: line.signal,
-        ask: (lastId, { signal }) => {
-          if (lastId) headers.set("last-event-id", lastId)
-          return ask(location, { ...same, headers, signal })
-        },
-        reader: readerOf,
-      },
-      "",
-      connection,
-    )
-    const whole = new Response(handedOn(pieces, line), response)
-    Object.defineProperty(whole, "url", { value: response.url })
-    return whole
-  }
-}
-
-/** Whether the request may be sent again; if it is a POST, by the key that it gets here. */
-function isRepeatable(
-  method: string,
-  url: URL,
-  headers: Headers,
-  { body }: RequestInit,
-  { idempotent = ({ pathname }) => HONOUR_KEYS.test(pathname) }: ResumableFetchOptions,
-): boolean {
-  if (method !== "POST") return method === "GET" || method === "HEAD"
-  if (!(typeof idempotent === "function" ? idempotent(url) : idempotent)) return false
-  // Not every place that runs this has randomUUID: http:// without localhost has not.
-  const key = () => globalThis.crypto?.randomUUID?.() ?? `${Date.now()}-${Math.random()}-${Math.random()}`
-  if (!headers.has("idempotency-key")) headers.set("idempotency-key", key())
-  return !(body instanceof ReadableStream)
-}
-
-/** The first response; a request that may be repeated is, until it is answered, whatever the answer. */
-async function opened(
-  attempts: Attempts,
-  repeatable: boolean,
-  signal: AbortSignal,
-  ask: (line: Line) => Promise<Response>,
-): Promise<Connection> {
-  for (;;) {
-    const line = new Line(signal)
-    try {
-      return { response: await ask(line), line }
-    } catch (error) {
-      line.letGo()
-      if (!repeatable) throw error
-      await attempts.next(error, "")
+    const { credentials = request?.credentials, mode = request?.mode } = init
+    const ask = (lastId: string, signal: AbortSignal) => {
+      if (lastId) headers.set("last-event-id", lastId)
+      return fetching(location, { ...init, credentials, mode, method: "GET", body: undefined, headers, signal })
     }
+    const pieces = resumed({ attempts, options, signal, ask, reader: readerOf }, "", response, line!)
+    const whole = new Response(handedOn(pieces, end), response)
+    return Object.defineProperty(whole, "url", { value: response.url })
   }
+}
+
+/** Not every place that runs this has randomUUID: http:// without localhost has not. */
+function newKey(): string {
+  return globalThis.crypto?.randomUUID?.() ?? `${Date.now()}-${Math.random()}-${Math.random()}`
 }
 
 function goesOnAt(response: Response, url: URL, { resumeAt }: ResumableFetchOptions): URL | undefined {
@@ -112,10 +82,10 @@ function readerOf({ headers }: Response, lastId = ""): WholeEvents | undefined {
   return /^application\/(x-)?ndjson\b/i.test(type) ? new JsonLines(lastId) : undefined
 }
 
-function handedOn(pieces: ReturnType<typeof resumed>, line: Line): ReadableStream<Uint8Array> {
+function handedOn(pieces: ReturnType<typeof resumed>, end: Line): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder()
   return new ReadableStream({
-    start: (controller) => line.signal.addEventListener("abort", () => controller.error(line.signal.reason)),
+    start: (controller) => end.signal.addEventListener("abort", () => controller.error(end.signal.reason)),
     async pull(controller) {
       try {
         const { done, value } = await pieces.next()
@@ -124,8 +94,8 @@ function handedOn(pieces: ReturnType<typeof resumed>, line: Line): ReadableStrea
       } catch (error) {
         controller.error(error)
       }
-      line.letGo()
+      end.letGo()
     },
-    cancel: (reason) => line.abort(reason),
+    cancel: (reason) => end.abort(reason),
   })
 }

@@ -1,8 +1,7 @@
 // Going on where a lost connection was: the loop behind `resumableFetch` and `follow`. Knows connections, ids and
 // pauses. One connection at a time; what has come whole is given out before the next is opened, so nothing comes twice
 // and nothing is left out. Every timer and connection ends with the generator.
-import type { Piece, StreamEvent, WholeEvents } from "./events.js"
-import { parsed } from "./events.js"
+import { parsed, type Piece, type StreamEvent, type WholeEvents } from "./events.js"
 import { HeadwaterError, problem } from "./problem.js"
 
 /** How long to try, and through what. Times are milliseconds. */
@@ -23,71 +22,61 @@ export interface ResumeOptions {
   onReconnect?: (about: { attempt: number; delay: number; lastEventId: string; cause: unknown }) => void
 }
 
-/** Aborts when one of its parents does, until it is let go; and, while somebody expects something, after `ms`. */
+/** Aborts when one of its parents does, until it is let go; and when what is expected does not come in time. */
 export class Line extends AbortController {
-  #parents = new AbortController()
-  #timer?: ReturnType<typeof setTimeout>
+  #held = new AbortController()
 
   constructor(...parents: (AbortSignal | null | undefined)[]) {
     super()
     for (const parent of parents) {
-      const end = () => this.abort(parent!.reason)
-      if (parent?.aborted) end()
-      parent?.addEventListener("abort", end, { signal: this.#parents.signal })
+      if (parent?.aborted) this.abort(parent.reason)
+      parent?.addEventListener("abort", () => this.abort(parent.reason), { signal: this.#held.signal })
     }
   }
 
   async expect<T>(what: Promise<T>, ms = 45_000): Promise<T> {
-    this.#timer = setTimeout(() => this.abort(new TypeError(`network error: nothing came for ${ms} ms`)), ms)
-    return what.finally(() => clearTimeout(this.#timer))
+    const late = () => this.abort(new TypeError(`network error: nothing came for ${ms} ms`))
+    const timer = setTimeout(late, ms)
+    return what.finally(() => clearTimeout(timer))
   }
 
   letGo(): void {
-    this.#parents.abort()
+    this.#held.abort()
   }
-}
-
-export interface Connection {
-  response: Response
-  line: Line
 }
 
 /** Counts attempts that brought nothing, and waits before each. */
 export class Attempts {
+  /** What the server asks for. */
   retry?: number
-  #failed = 0
+  failed = 0
+  readonly maxDelay: number
 
   constructor(
     private options: ResumeOptions,
     private signal: AbortSignal,
-  ) {}
-
-  get maxDelay(): number {
-    return this.options.maxDelay ?? 8_000
-  }
-
-  succeeded(): void {
-    this.#failed = 0
+  ) {
+    this.maxDelay = options.maxDelay ?? 8_000
   }
 
   /** Returns when it is time for another; throws when there were enough. `cause`: why one is needed. */
   async next(cause: unknown, lastEventId: string): Promise<void> {
     this.signal.throwIfAborted()
     const { maxAttempts = 8, delay: first = this.retry ?? 250, onReconnect } = this.options
-    if (this.#failed >= maxAttempts) {
+    if (this.failed >= maxAttempts) {
       if (cause instanceof HeadwaterError) throw cause
       // A TypeError that speaks of the network is how browsers tell it, and what chat clients look for.
       throw new TypeError(`network error: gave up after ${maxAttempts} attempts`, { cause })
     }
-    const pause = Math.min(this.maxDelay, first * 2 ** this.#failed++) * (0.5 + Math.random() / 2) // not all at once
+    const pause = Math.min(this.maxDelay, first * 2 ** this.failed++) * (0.5 + Math.random() / 2) // not all at once
     const delay = Math.max(pause, cause instanceof HeadwaterError ? cause.retryAfter : 0)
-    onReconnect?.({ attempt: this.#failed, delay, lastEventId, cause })
-    await new Promise<void>((resolve, reject) => {
-      const ended = new AbortController()
-      const timer = setTimeout(() => (ended.abort(), resolve()), delay)
-      const end = () => (clearTimeout(timer), reject(this.signal.reason))
-      this.signal.addEventListener("abort", end, { once: true, signal: ended.signal })
-    })
+    onReconnect?.({ attempt: this.failed, delay, lastEventId, cause })
+    this.signal.throwIfAborted()
+    const waiting = new Line(this.signal)
+    await new Promise((resolve, reject) => {
+      const timer = setTimeout(resolve, delay)
+      waiting.signal.addEventListener("abort", () => (clearTimeout(timer), reject(waiting.signal.reason)))
+    }).finally(() => waiting.letGo())
   }
 }
 
@@ -96,39 +85,36 @@ export interface Going {
   options: ResumeOptions
   signal: AbortSignal
   /** Asks for what comes behind the event with this id. */
-  ask: (lastId: string, line: Line) => Promise<Response>
+  ask: (lastId: string, signal: AbortSignal) => Promise<Response>
   /** Reads a connection that begins behind it; undefined where the response is no stream. */
   reader: (response: Response, lastId: string) => WholeEvents | undefined
 }
 
-/** The pieces of a stream, chunk by chunk, from `connection` on and over all that are needed until the stream is over. */
-export async function* resumed(going: Going, lastId: string, connection?: Connection): AsyncGenerator<Piece[]> {
+/** The pieces of a stream, chunk by chunk: those of `response`, which came by `line`, and of all that it takes then. */
+export async function* resumed(going: Going, lastId = "", response?: Response, line?: Line): AsyncGenerator<Piece[]> {
   const { attempts, signal } = going
   let nameless = false // something was given out that had no id: going on would repeat it
   for (;;) {
-    const line = connection?.line ?? new Line(signal)
     const since = Date.now()
     let cause: unknown
+    let last: StreamEvent | undefined
+    line ??= new Line(signal)
     try {
-      const response = connection?.response ?? (await opened(going, lastId, line))
+      response ??= await opened(going, lastId, line)
       if (response.status === 204) return
       const reader = going.reader(response, lastId)
       if (!reader) throw new HeadwaterError("the answer is no stream of events", response.status, "not_a_stream")
-      let last: StreamEvent | undefined
       for await (const chunk of chunks(response, line, going.options.silence)) {
         const pieces = reader.feed(chunk).filter(({ event }) => !isInterruption(event))
-        const events = pieces.flatMap(({ event }) => event ?? [])
         lastId = reader.lastId
         attempts.retry = reader.retry ?? attempts.retry
-        if (events.length) {
-          attempts.succeeded()
-          last = events.at(-1)!
-          nameless = !lastId
-        }
+        for (const { event } of pieces) last = event ?? last
+        if (last) attempts.failed = 0
+        nameless = !lastId && (nameless || !!last)
         if (pieces.length) yield pieces
         if (last && isEnd(last)) return
       }
-      if (nameless || (last && isLast(last))) return
+      if (nameless || (last && runOutcome(last))) return
     } catch (error) {
       signal.throwIfAborted()
       if (nameless || (error instanceof HeadwaterError && !error.retry)) throw error
@@ -137,14 +123,14 @@ export async function* resumed(going: Going, lastId: string, connection?: Connec
       line.letGo()
       line.abort()
     }
-    connection = undefined
-    if (Date.now() - since > attempts.maxDelay) attempts.succeeded()
+    response = line = undefined
+    if (Date.now() - since > attempts.maxDelay) attempts.failed = 0
     await attempts.next(cause, lastId)
   }
 }
 
 async function opened({ ask, options }: Going, lastId: string, line: Line): Promise<Response> {
-  const response = await line.expect(ask(lastId, line), options.silence)
+  const response = await line.expect(ask(lastId, line.signal), options.silence)
   if (!response.ok) throw await line.expect(problem(response), options.silence)
   return response
 }
@@ -165,14 +151,23 @@ async function* chunks({ body }: Response, line: Line, silence?: number): AsyncG
 // [DONE] of the AI SDK, the end that Headwater tells. A terminal event of a run is followed by nothing in a stream of
 // Headwater, but may be in one of others, which hold several runs: there the connection must have ended well, too.
 
-function isEnd({ event, data }: StreamEvent): boolean {
-  return data === "[DONE]" || (event === "end" && "outcome" in parsed(data))
+/** The outcome, if this event is the end that Headwater tells. */
+export function outcomeOf({ event, data }: StreamEvent): string | undefined {
+  const outcome = event === "end" ? parsed(data).outcome : undefined
+  return typeof outcome === "string" ? outcome : undefined
 }
 
-function isLast({ data }: StreamEvent): boolean {
+function isEnd(event: StreamEvent): boolean {
+  return event.data === "[DONE]" || !!outcomeOf(event)
+}
+
+/** How a run ended, if this event is its last. */
+export function runOutcome({ data }: StreamEvent): string | undefined {
+  if (!/RUN_(FINISHED|ERROR)/.test(data)) return undefined // so most need not be parsed
   const said = parsed(data)
-  const { type } = Object(said.chunk ?? said)
-  return type === "RUN_FINISHED" || type === "RUN_ERROR"
+  const { type, outcome } = Object(said.chunk ?? said)
+  if (type !== "RUN_FINISHED") return type === "RUN_ERROR" ? "failed" : undefined
+  return String(Object(outcome).type ?? "success").replace("success", "completed")
 }
 
 /** The server says that it ends the connection and not the stream: what that means, we do. */

@@ -37,9 +37,9 @@ const chat = { id: "c", trigger: "submit-message", messages: [{ id: "m", role: "
 describe.runIf(server)("cut after so many bytes, the head of the answer among them", () => {
   test.each([
     ["agents/bot/ag-ui", 1, asked],
-    ["agents/bot/ag-ui?format=ndjson", 7, asked],
-    ["agents/bot/chat-v7", 7, chat],
-    ["v1/runs", 7, { agent: "bot", input: "?" }],
+    ["agents/bot/ag-ui?format=ndjson", 13, asked],
+    ["agents/bot/chat-v7", 13, chat],
+    ["v1/runs", 13, { agent: "bot", input: "?" }],
   ])("%s, every %i", async (path, step, body) => {
     const id = crypto.randomUUID()
     const headers = { "content-type": "application/json", "idempotency-key": id, accept: "text/event-stream" }

@@ -1,7 +1,7 @@
 // Bytes -> events: the outside suites' cases, and what is handed on.
 import { existsSync, readFileSync } from "node:fs"
 import { describe, expect, test } from "vitest"
-import { DurableEvents, JsonLines, ServerSentEvents, type WholeEvents } from "../src/events.js"
+import { JsonLines, ServerSentEvents, type WholeEvents } from "../src/events.js"
 
 const file = process.env.HEADWATER_SSE_CASES ?? ""
 const here = existsSync(file)
@@ -53,16 +53,5 @@ test("lines come whole, with their ids, however they are cut", () => {
     expect(text(pieces)).toBe(lines.slice(0, lines.lastIndexOf("\n") + 1))
     expect(pieces.flatMap(({ event }) => event?.id ?? [])).toEqual(["1", "2", "2"])
     expect(reader.lastId).toBe("2")
-  }
-})
-
-test("of live=sse, data come with the position behind them, or not at all", () => {
-  const stream = 'event: data\ndata:[1]\n\nevent: control\ndata:{"streamNextOffset":"8"}\n\nevent: data\ndata:[2]\n\n'
-  for (const chunks of [[bytes(stream)], singly(bytes(stream))]) {
-    const reader = new DurableEvents("4")
-    expect(fed(reader, chunks).map(({ event }) => event)).toEqual([{ id: "8", event: "data", data: "[1]" }])
-    expect(reader.lastId).toBe("8")
-    const rest = reader.feed(bytes('event: control\ndata:{"streamNextOffset":"9","streamClosed":true}\n\n'))
-    expect(rest.map(({ event }) => [event!.id, event!.event])).toEqual([["9", "data"], ["9", "end"]])
   }
 })

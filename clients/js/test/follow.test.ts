@@ -26,6 +26,17 @@ test("events, until the end is told, with what was asked for", async () => {
   expect([authorization, accept, lastEventId, asked.length]).toEqual(["k", "text/event-stream", "0", 1])
 })
 
+test.each([
+  ['{"type":"RUN_FINISHED"}', "completed"],
+  ['{"type":"RUN_FINISHED","outcome":{"type":"success"}}', "completed"],
+  ['{"type":"RUN_FINISHED","outcome":{"type":"cancelled"}}', "cancelled"],
+  ['{"type":"RUN_ERROR","message":"m"}', "failed"],
+])("a run ends with %s: %s", async (data, outcome) => {
+  const { url, asked } = await answering((response) => response.writeHead(200, SSE).end(`id: 1\ndata:${data}\n\n`))
+  const followed = follow(url)
+  expect([await all(followed), followed.outcome, asked.length]).toEqual([[data], outcome, 1])
+})
+
 test("an end without an outcome is an event like others", async () => {
   const { url } = await answering(
     (response) => response.writeHead(200, SSE).end("id: 1\nevent: end\ndata: of a chapter\n\n"),
@@ -86,10 +97,10 @@ describe.runIf(server).each(["", "?format=sse", "?live=sse"])("a stream of a rea
     await say("POST", '"over"', { "stream-closed": "true", "stream-outcome": "completed" })
     const expected = [...Array.from({ length: 20 }, (_, number) => `漢 ${number}`), "over"]
     for (const data of await Promise.all(reading)) {
-      if (json) expect(data.flat()).toEqual(expected)
+      if (json) expect(data).toEqual(expected)
       else expect(data.join("")).toBe(expected.map((text) => JSON.stringify(text)).join(""))
     }
-    if (query !== "?live=sse") expect(followed.map(({ outcome }) => outcome)).toEqual(["completed", "completed"])
+    expect(followed.map(({ outcome }) => outcome)).toEqual(["completed", "completed"])
   })
 })
 

@@ -184,9 +184,16 @@ test("going on takes along what matters of the request", async () => {
   expect([on.headers.authorization, on.headers["x-mine"], on.body]).toEqual(["Bearer key", "1", ""])
   expect([on.headers["content-type"], on.headers["idempotency-key"]]).toEqual([undefined, undefined])
   expect(given.map(({ credentials }) => credentials)).toEqual(["include", "include"])
-  const request = new Request(`${url}/chat`, { ...init, credentials: "omit" })
-  await (await fetching(request)).text()
-  expect(asked.length).toBe(3)
+})
+
+test("and what a Request says, if it is given as one", async () => {
+  const { url, asked } = await answering(cut(event(1)), over)
+  const given: RequestInit[] = []
+  const fetching = resumableFetch({ ...quick, fetch: (to, init) => (given.push(init!), fetch(to, init)) })
+  const headers = { "x-mine": "1" }
+  await (await fetching(new Request(`${url}/chat`, { method: "POST", body: "{}", headers, credentials: "omit" }))).text()
+  expect([asked[0]!.body, asked[1]!.method, asked[1]!.headers["x-mine"]]).toEqual(["{}", "GET", "1"])
+  expect(given[1]!.credentials).toBe("omit")
 })
 
 test("where to go on can be said", async () => {
@@ -257,6 +264,14 @@ test.each(["reading", "waiting to go on", "going on", "not even reading"])("an a
   const error = await (rest ?? failure(reader.read()))
   expect(error.name).toBe("AbortError")
   expect(asked.length).toBe(when === "going on" ? 2 : 1)
+})
+
+test("who is told of an attempt may end it", async () => {
+  const { url, asked } = await answering(cut(event(1)), never)
+  const abort = new AbortController()
+  const response = await resumableFetch({ delay: 60_000, signal: abort.signal, onReconnect: () => abort.abort() })(url)
+  expect((await failure(response.text())).name).toBe("AbortError")
+  expect(asked.length).toBe(1)
 })
 
 test("a signal of its own, and a reader that leaves, end it, too", async () => {
