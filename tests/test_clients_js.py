@@ -43,10 +43,10 @@ IN_A_PAGE = """async ([site, cut, whole]) => {
   init.body = JSON.stringify({ agent: "bot", input: "words" })
   let connections = 1
   const fetching = resumableFetch({ delay: 1, onReconnect: () => connections++ })
-  const answer = await fetching(`${cut}/v1/runs`, init)
+  const answer = await fetching(`${cut}/v1/runs?rollup=0`, init)
   const text = await answer.text()
   const said = [...text.matchAll(/^data:(.*)$/gm)].map(([, data]) => JSON.parse(data))
-  const events = follow(`${whole}/v1/runs/${answer.headers.get("x-run-id")}/events`, { json: true })
+  const events = follow(`${whole}/v1/runs/${answer.headers.get("x-run-id")}/events?rollup=0`, { json: true })
   const log = []
   for await (const { data } of events) log.push(data)
   return { connections, said, log, outcome: events.outcome }

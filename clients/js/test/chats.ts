@@ -1,13 +1,14 @@
 // The chat clients of the field without their user interface: each asks one question and tells all that it made of it.
+// `?rollup=0`: who comes back gets what it missed in the same parts, so that a cut is to be seen in nothing.
 import { HttpAgent } from "@ag-ui/client"
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
 import * as ai5 from "ai5"
 import * as ai6 from "ai6"
 import * as ai7 from "ai7"
 
-/** `ask(server, fetch, text)`: what a user of this client would see, and how it ended. */
 export interface Chat {
-  ask: (server: string, fetching: typeof fetch, text: string) => Promise<unknown>
+  /** What a user of this client would see, how it ended, and the parts in which it came. */
+  ask: (server: string, fetching: typeof fetch, text: string) => Promise<{ parts: unknown[] }>
   /** Between its events. */
   end?: string
 }
@@ -38,11 +39,11 @@ function useChat({ AbstractChat, DefaultChatTransport }: any, door: string): Cha
   return {
     async ask(server, fetching, text) {
       const Headless: any = class extends AbstractChat {}
-      const transport = new DefaultChatTransport({ api: `${server}/agents/bot/${door}`, fetch: fetching })
+      const transport = new DefaultChatTransport({ api: `${server}/agents/bot/${door}?rollup=0`, fetch: fetching })
       const [kept, data] = [state(), [] as unknown[]]
       const chat: any = new Headless({ id: crypto.randomUUID(), transport, state: kept, onData: (part: unknown) => data.push(part) })
       await chat.sendMessage({ text })
-      return plain({ status: chat.status, error: String(chat.error), messages: chat.messages, data })
+      return plain({ status: chat.status, error: String(chat.error), messages: chat.messages, parts: data })
     },
   }
 }
@@ -51,14 +52,14 @@ function tanStack(lines: boolean): Chat {
   return {
     end: lines ? "\n" : "\n\n",
     async ask(server, fetchClient, text) {
-      const api = `${server}/agents/bot/ag-ui`
+      const api = `${server}/agents/bot/ag-ui?rollup=0`
       const through = { fetchClient, reconnect: { maxAttempts: 0 } }
-      const connection = lines ? fetchHttpStream(`${api}?format=ndjson`, through) : fetchServerSentEvents(api, through)
+      const connection = lines ? fetchHttpStream(`${api}&format=ndjson`, through) : fetchServerSentEvents(api, through)
       const seen: unknown[] = []
       const client = new ChatClient({ connection, threadId: crypto.randomUUID(), onChunk: (chunk) => void seen.push(chunk) })
       client.attach()
       await client.sendMessage(text)
-      return plain({ status: client.getStatus(), error: String(client.getError()), messages: client.getMessages(), seen })
+      return plain({ status: client.getStatus(), error: String(client.getError()), messages: client.getMessages(), parts: seen })
     },
   }
 }
@@ -69,12 +70,12 @@ export const chats: Record<string, Chat> = {
   "useChat of ai 5": useChat(ai5, "chat-v5"),
   "HttpAgent of AG-UI": {
     async ask(server, fetching, text) {
-      const agent = new HttpAgent({ url: `${server}/agents/bot/ag-ui`, fetch: fetching } as any)
+      const agent = new HttpAgent({ url: `${server}/agents/bot/ag-ui?rollup=0`, fetch: fetching } as any)
       agent.addMessage({ id: crypto.randomUUID(), role: "user", content: text })
       const seen: unknown[] = []
       agent.subscribe({ onEvent: ({ event }) => void seen.push(event) })
       const error = await agent.runAgent().then(() => "none", String)
-      return plain({ error, messages: agent.messages, seen })
+      return plain({ error, messages: agent.messages, parts: seen })
     },
   },
   "TanStack AI": tanStack(false),

@@ -20,6 +20,16 @@ describe.runIf(server).each(Object.entries(chats))("%s", (_, { ask, end = "\n\n"
     }
   })
 
+  test("what it missed comes rolled up", async () => {
+    const rolledUp = resumableFetch({ delay: 1, resumeAt: ({ href }) => href.replace("&rollup=0", "") })
+    const { parts: _, ...whole } = await ask(server, fetch, "words")
+    for (const events of [1, 3, 9, 15]) {
+      const proxy = await cuttingAfter(server, events, { times: 1, end })
+      const { parts: __, ...cut } = await ask(proxy.url, rolledUp, "words")
+      expect(cut, `after ${events}`).toEqual(whole)
+    }
+  })
+
   test.each([
     ["tool", "abrupt"],
     ["tool", "clean"],
@@ -36,10 +46,10 @@ const chat = { id: "c", trigger: "submit-message", messages: [{ id: "m", role: "
 
 describe.runIf(server)("cut after so many bytes, the head of the answer among them", () => {
   test.each([
-    ["agents/bot/ag-ui", 1, asked],
-    ["agents/bot/ag-ui?format=ndjson", 13, asked],
-    ["agents/bot/chat-v7", 13, chat],
-    ["v1/runs", 13, { agent: "bot", input: "?" }],
+    ["agents/bot/ag-ui?rollup=0", 1, asked],
+    ["agents/bot/ag-ui?rollup=0&format=ndjson", 13, asked],
+    ["agents/bot/chat-v7?rollup=0", 13, chat],
+    ["v1/runs?rollup=0", 13, { agent: "bot", input: "?" }],
   ])("%s, every %i", async (path, step, body) => {
     const id = crypto.randomUUID()
     const headers = { "content-type": "application/json", "idempotency-key": id, accept: "text/event-stream" }

@@ -30,7 +30,7 @@ test.runIf(command.length)("a server that is killed in the middle, and started a
   onTestFinished(() => (served.kill("SIGKILL"), rmSync(folder, { recursive: true })))
   await ready()
   const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(asked) }
-  const response = await resumableFetch({ delay: 50, maxDelay: 500, maxAttempts: 60 })(`${url}/agents/bot/ag-ui`, init)
+  const response = await resumableFetch({ delay: 50, maxDelay: 500, maxAttempts: 60 })(`${url}/agents/bot/ag-ui?rollup=0`, init)
   const runId = response.headers.get("x-run-id")
   const decoder = new TextDecoder()
   let text = ""
@@ -43,7 +43,7 @@ test.runIf(command.length)("a server that is killed in the middle, and started a
   }
   const got = [...text.matchAll(/^data:(.*)$/gm)].map(([, data]) => data)
   const log = []
-  for await (const { data } of follow(`${url}/v1/runs/${runId}/events`)) if (!data.includes('"run.input"')) log.push(data)
+  for await (const { data } of follow(`${url}/v1/runs/${runId}/events?rollup=0`)) if (!data.includes('"run.input"')) log.push(data)
   expect(got).toEqual(log)
   expect(got.filter((data) => /"type":"RUN_(FINISHED|ERROR)"/.test(data!)).length).toBe(1)
   expect(text).toContain("word 19")
