@@ -42,7 +42,8 @@ IN_A_PAGE = """async ([site, cut, whole]) => {
   const init = { method: "POST", headers: { "content-type": "application/json", accept: "text/event-stream" } }
   init.body = JSON.stringify({ agent: "bot", input: "words" })
   let connections = 1
-  const fetching = resumableFetch({ delay: 1, onReconnect: () => connections++ })
+  const resumeAt = (at) => (at.searchParams.set("rollup", "0"), at)
+  const fetching = resumableFetch({ delay: 1, resumeAt, onReconnect: () => connections++ })
   const answer = await fetching(`${cut}/v1/runs?rollup=0`, init)
   const text = await answer.text()
   const said = [...text.matchAll(/^data:(.*)$/gm)].map(([, data]) => JSON.parse(data))
