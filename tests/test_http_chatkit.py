@@ -18,11 +18,12 @@ import httpx
 import pytest
 
 pytest.importorskip("chatkit", reason="run: pip install 'headwater[chatkit]'")
-from agents import function_tool
+from agents import OpenAIChatCompletionsModel, function_tool
 from chatkit.errors import CustomStreamError
 from chatkit.server import ChatKitServer
 from chatkit.types import ProgressUpdateEvent, ThreadItemUpdatedEvent
 from fastapi import FastAPI, Request
+from openai import AsyncOpenAI
 
 from chatkit_site import Site, asked, read, said, text, thread_of, types
 from headwater import Streams
@@ -36,7 +37,8 @@ from headwater.model import Head
 from headwater.sources.chatkit import Processing
 from headwater.wire.sse import Decoder
 from live_server import live
-from real_server import process
+from matrix import cell
+from real_server import Server, process
 from scripted_model import calls, scripted
 
 CHATKIT = "/chatkit"
@@ -108,6 +110,7 @@ class Scripted(ChatKitServer[Any]):
 # --- what ChatKit's client gets --------------------------------------------------------------------------------------
 
 
+@cell("chatkit", "whole")
 async def test_a_new_thread_is_answered_saved_and_comes_again_from_anywhere() -> None:
     async with serving(Site(scripted(["Hel", "lo."]))) as site:
         answer = await site.post()
@@ -130,6 +133,19 @@ async def test_a_new_thread_is_answered_saved_and_comes_again_from_anywhere() ->
         assert (over.status_code, over.headers["stream-outcome"]) == (204, "completed")
         assert [head.outcome for head in await site.heads()] == ["completed"]
         assert site.chatkit.statistics() == {"answering": 0}
+
+
+@pytest.mark.server
+@cell("chatkit", "local model")
+async def test_a_language_model_on_this_machine(local_model: Server) -> None:
+    async with (
+        AsyncOpenAI(api_key="k", base_url=f"{local_model.url}/v1") as client,
+        serving(Site(OpenAIChatCompletionsModel("assistant", client))) as site,
+    ):
+        site.http.timeout = 60
+        answer = await site.post(asked("What is the weather in Lisbon?"))
+        assert text(answer.content).strip()
+        assert site.store.texts()[1:] == [text(answer.content)]
 
 
 async def test_requests_without_a_stream_are_answered_with_json() -> None:
@@ -167,6 +183,7 @@ async def test_silence_is_kept_alive_by_one_line() -> None:
 # --- a lost connection is no stop ------------------------------------------------------------------------------------
 
 
+@cell("chatkit", "late join", "two readers")
 async def test_an_answer_goes_on_without_its_reader_and_is_joined_by_its_thread() -> None:
     gate = asyncio.Event()
     async with serving(Site(scripted(["Hel", gate, "lo."]))) as site:
@@ -206,6 +223,7 @@ async def test_a_second_answer_of_a_thread_is_the_one_that_is_joined() -> None:
 @pytest.mark.parametrize(
     ("method", "url"), [("DELETE", "{at}"), ("DELETE", "?thread={thread}"), ("POST", "/stop?thread={thread}")]
 )
+@cell("chatkit", "cancel")
 async def test_a_stop_saves_the_partial_answer_and_ends_the_agents_run(method: str, url: str) -> None:
     called = asyncio.Event()
 
@@ -395,6 +413,7 @@ async def test_another_process_is_asked_to_stop(tmp_path: Path) -> None:
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+@cell("chatkit", "error in mid-stream")
 async def test_errors_are_chatkits_own_and_show_nothing() -> None:
     async def secretive() -> AsyncIterator[Any]:
         yield ProgressUpdateEvent(text="working")

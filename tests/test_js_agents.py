@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import matrix
 from real_server import ENVIRONMENT, Server, serving
 
 pytestmark = pytest.mark.server
@@ -73,6 +74,7 @@ def cells() -> Iterator[object]:
         for name in names:
             reason = UPSTREAM.get((client, name))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            marks += matrix.marks(client, name) if name in matrix.COLUMNS else []
             yield pytest.param(client, name, marks=marks, id=f"{client}: {name}")
 
 
@@ -88,24 +90,35 @@ def went() -> dict[str, dict[str, str]]:
     return {}
 
 
-def ran(node: str, server: Server, script: str, version: str) -> dict[str, str]:
-    command = [node, JS / script, server.url, version]
+def ran(node: str, server: Server, script: str, version: str, *only: str) -> dict[str, str]:
+    command = [node, JS / script, server.url, version, *only]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=ENVIRONMENT)
     lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"cell":')]
     assert lines, f"{script} said nothing:\n{done.stderr}"
     return {line["cell"]: line["went"] for line in lines}
 
 
-@pytest.mark.parametrize(("client", "cell"), list(cells()))
-def test_client(
-    client: str, cell: str, server: Server, went: dict[str, dict[str, str]], program: Callable[[str, str], str]
-) -> None:
-    node = program("node", "sudo apt-get install nodejs npm")
+@pytest.fixture
+def node(program: Callable[[str, str], str]) -> str:
+    """Where it is, and the clients are."""
     if not (JS / "node_modules").exists() or not OURS.exists():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         missing("the clients are not installed, or ours is not built. To run this test: scripts/setup-servers")
+    return program("node", "sudo apt-get install nodejs npm")
+
+
+@pytest.mark.parametrize(("client", "cell"), list(cells()))
+def test_client(client: str, cell: str, server: Server, went: dict[str, dict[str, str]], node: str) -> None:
     script, version, names = CELLS[client]
     if client not in went:
         went[client] = ran(node, server, script, version)
         assert tuple(went[client]) == names, "the script has other cells"
     assert went[client][cell] == "well", went[client][cell]
+
+
+@pytest.mark.parametrize(
+    "client", [pytest.param(client, marks=matrix.marks(client, "local model")) for client in CELLS]
+)
+def test_a_language_model_on_this_machine(client: str, local_model: Server, node: str) -> None:
+    script, version, _ = CELLS[client]
+    assert ran(node, local_model, script, version, "local model") == {"local model": "well"}

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from headwater.delivery import Delivery, Policy
 from headwater.http import App
 from headwater.runs import Runs
 from live_server import live
+from matrix import cell, marks
 from scripted_model import SECRET, calls, scripted
 
 ENDS = ("response.completed", "response.failed", "response.incomplete", "response.cancelled")
@@ -43,6 +44,11 @@ Told = tuple[int, str, Any]
 @function_tool
 def search(q: str) -> str:
     return f"found {q}"
+
+
+@function_tool(needs_approval=True)
+def danger(n: int) -> str:
+    return f"dared {n}"
 
 
 class Site:
@@ -66,7 +72,7 @@ async def serving(
     *answers: list[Any], around: Callable[[Any], Any] = lambda app: app, heartbeat: float = 15.0
 ) -> AsyncIterator[Site]:
     streams = Streams("memory:")
-    agent = Agent(name="Bot", model=scripted(*answers), tools=[search])
+    agent = Agent(name="Bot", model=scripted(*answers), tools=[search, danger])
     runs = Runs(streams, agent, delivery=Delivery(streams, Policy(heartbeat_seconds=heartbeat)))
     async with live(around(App(streams, runs))) as http:
         site = Site(http)
@@ -106,6 +112,7 @@ def gapless(events: list[Told]) -> bool:
 # --- Python: Responses -----------------------------------------------------------------------------------------------
 
 
+@cell("openai-python responses", "whole", "tool call")
 async def test_a_whole_run_with_tools() -> None:
     async with serving(calls("search", {"q": "x"}), WORDS) as site:
         events = [event async for event in await site.client.responses.create(**ASK, stream=True)]
@@ -184,6 +191,8 @@ def test_the_client_that_is_not_async() -> None:
     assert (unknown.code, unknown.param) == ("model_not_found", "model")
 
 
+@cell("openai-python responses", "error in mid-stream")
+@cell("openai-python chat", "error in mid-stream")
 async def test_a_failure_in_mid_stream_is_told_and_nothing_secret_with_it() -> None:
     answer = ["Hel", RuntimeError(f"key {SECRET}")]
     async with serving(answer, answer, answer, answer) as site:
@@ -205,6 +214,8 @@ async def test_a_failure_in_mid_stream_is_told_and_nothing_secret_with_it() -> N
         assert SECRET not in str(raised.value) + str(failed.value) + str(events)
 
 
+@cell("openai-python responses", "cancel")
+@cell("openai-python chat", "cancel")
 async def test_cancel_while_it_streams() -> None:
     async with serving(["Hel", asyncio.Event()], ["Hel", asyncio.Event()]) as site:
         events = []
@@ -235,6 +246,7 @@ async def test_background_and_polling() -> None:
         assert response.output_text == TEXT
 
 
+@cell("openai-python responses", "two readers", "late join")
 async def test_two_readers_and_a_late_one_get_the_same() -> None:
     gate = asyncio.Event()
     async with serving([*WORDS[:2], gate, *WORDS[2:]]) as site:
@@ -253,6 +265,14 @@ async def test_two_readers_and_a_late_one_get_the_same() -> None:
         log = rolled(await site.log(id_))
         assert rolled(first) == rolled(second) == rolled(third) == log
         assert rolled(await from_four) == [event for event in log if event[0] > 4]
+
+
+def cuts(client: str, *places: int) -> Iterator[object]:
+    """Cut behind every so many events, cleanly and abruptly: the cells that this shows."""
+    for each, abrupt in itertools.product(places, (False, True)):
+        column = "cut after each event" if abrupt else "ended after each event"
+        shown = "one event per connection" if each == 1 else column
+        yield pytest.param(each, abrupt, marks=marks(client, shown), id=f"{'abrupt' if abrupt else 'clean'}-{each}")
 
 
 async def resumed(client: openai.AsyncOpenAI) -> tuple[list[Told], int, int]:
@@ -278,8 +298,7 @@ async def resumed(client: openai.AsyncOpenAI) -> tuple[list[Told], int, int]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("abrupt", [False, True], ids=["clean", "abrupt"])
-@pytest.mark.parametrize("each", [1, 2, 3, 7])
+@pytest.mark.parametrize(("each", "abrupt"), list(cuts("openai-python responses", 1, 2, 3, 7)))
 async def test_nothing_is_lost_when_cut_at_every_kth_event(each: int, abrupt: bool) -> None:
     answers = [calls("search", {"q": "x"}), WORDS]
     async with serving(*answers, around=lambda app: EventCutter(app, each=each, abrupt=abrupt)) as site:
@@ -376,6 +395,7 @@ async def test_heartbeats_are_nothing_to_the_client() -> None:
 # --- Python: Chat Completions ----------------------------------------------------------------------------------------
 
 
+@cell("openai-python chat", "whole", "tool call")
 async def test_a_chat_with_tools() -> None:
     async with serving(*[calls("search", {"q": "x"}), WORDS] * 4) as site:
         usage = {"include_usage": True}
@@ -454,28 +474,32 @@ def as_told(events: list[list[Any]]) -> list[Told]:
 
 
 @pytest.mark.server
-async def test_the_local_model_answers_every_client(ask: Callable[..., Any], tmp_path: Path) -> None:
-    """One real run each: `headwater demo`, a language model on this machine."""
-    with real_server.serving("demo", tmp_path) as server:
-        create = {"model": "assistant", "input": "What is the weather in Lisbon?"}
-        chat = {"model": "assistant", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
-        client = openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0)
-        async with client, httpx.AsyncClient(base_url=server.url) as http:
-            site = Site(http)
-            async with client.responses.stream(**create) as stream:
-                response = await stream.get_final_response()
-            assert response.output[0].type == "mcp_call"
-            assert response.output_text.strip()  # what so small a model says is another matter
-            completion = await client.chat.completions.create(**chat)
-            assert (completion.choices[0].message.content or "").strip()
-            npm = await ask(site, "whole", create=create)
-            assert (npm["last"]["status"], as_told(npm["events"])) == ("completed", await site.log(npm["last"]["id"]))
-            chunks = (await ask(site, "chat", create=chat))["chunks"]
-            assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-            await site.client.close()
+@cell("openai-python responses", "local model")
+@cell("openai-python chat", "local model")
+@cell("openai-js responses", "local model")
+@cell("openai-js chat", "local model")
+async def test_the_local_model_answers_every_client(ask: Callable[..., Any], local_model: real_server.Server) -> None:
+    """One real run each."""
+    create = {"model": "assistant", "input": "What is the weather in Lisbon?"}
+    chat = {"model": "assistant", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    client = openai.AsyncOpenAI(api_key="k", base_url=f"{local_model.url}/v1", max_retries=0)
+    async with client, httpx.AsyncClient(base_url=local_model.url) as http:
+        site = Site(http)
+        async with client.responses.stream(**create) as stream:
+            response = await stream.get_final_response()
+        assert response.output[0].type == "mcp_call"
+        assert response.output_text.strip()  # what so small a model says is another matter
+        completion = await client.chat.completions.create(**chat)
+        assert (completion.choices[0].message.content or "").strip()
+        npm = await ask(site, "whole", create=create)
+        assert (npm["last"]["status"], as_told(npm["events"])) == ("completed", await site.log(npm["last"]["id"]))
+        chunks = (await ask(site, "chat", create=chat))["chunks"]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        await site.client.close()
 
 
 @pytest.mark.server
+@cell("openai-js responses", "whole", "tool call")
 async def test_npm_a_whole_run_with_tools(ask: Callable[..., Any]) -> None:
     answers = [calls("search", {"q": "x"}), WORDS] * 3
     async with serving(*answers) as site:
@@ -492,8 +516,7 @@ async def test_npm_a_whole_run_with_tools(ask: Callable[..., Any]) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("abrupt", [False, True], ids=["clean", "abrupt"])
-@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize(("each", "abrupt"), list(cuts("openai-js responses", 1, 3)))
 async def test_npm_nothing_is_lost_when_cut_at_every_kth_event(
     ask: Callable[..., Any], each: int, abrupt: bool
 ) -> None:
@@ -507,6 +530,8 @@ async def test_npm_nothing_is_lost_when_cut_at_every_kth_event(
 
 
 @pytest.mark.server
+@cell("openai-js responses", "error in mid-stream", "cancel")
+@cell("openai-js chat", "error in mid-stream")
 async def test_npm_failures_cancelling_and_what_is_raised(ask: Callable[..., Any]) -> None:
     failing = ["Hel", RuntimeError(f"key {SECRET}")]
     async with serving(failing, failing, failing, ["Hel", asyncio.Event()]) as site:
@@ -526,6 +551,7 @@ async def test_npm_failures_cancelling_and_what_is_raised(ask: Callable[..., Any
 
 
 @pytest.mark.server
+@cell("openai-js chat", "whole", "tool call")
 async def test_npm_chat_and_the_rest(ask: Callable[..., Any]) -> None:
     async with serving(*[calls("search", {"q": "x"}), WORDS] * 2, WORDS, ["One."], ["Two."]) as site:
         usage = {"stream_options": {"include_usage": True}}

@@ -1,10 +1,10 @@
 // AG-UI's HttpAgent against the server at argv[2].
 import assert from "node:assert/strict"
 import { HttpAgent, buildResumeArray } from "@ag-ui/client"
-import { cutting, eachLength, resuming, run, until } from "./cells.mjs"
+import { agentName, cutting, eachLength, resuming, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
-const api = `${server}/agents/bot/ag-ui`
+const api = `${server}/agents/${agentName}/ag-ui`
 const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
 
 function agent(text, options = {}) {
@@ -124,6 +124,14 @@ await run({
     const runId = crypto.randomUUID()
     await answered("tool", {}, { runId })
     await assert.rejects(answered("words", {}, { runId }), /409/)
+  },
+  async "local model"() {
+    const made = await answered("What is the weather in Lisbon?")
+    const { runId, type } = made.seen.at(-1)
+    assert.equal(type, "RUN_FINISHED")
+    assert.ok(made.messages.some(({ role }) => role === "tool"))
+    const record = await (await fetch(`${server}/v1/runs/${runId}`)).json()
+    assert.equal(answer(made).content, record.result)
   },
   async approval() {
     for (const [payload, said] of [

@@ -1,6 +1,6 @@
 // The AI SDK's chat (what useChat is made of), version argv[3], against the server at argv[2].
 import assert from "node:assert/strict"
-import { cutting, eachLength, resuming, run, until } from "./cells.mjs"
+import { agentName, cutting, eachLength, resuming, run, until } from "./cells.mjs"
 
 const [server, version] = process.argv.slice(2)
 const sdk = await import(`ai${version}`)
@@ -22,7 +22,7 @@ class Chat extends AbstractChat {
     }
     const finished = []
     const data = []
-    const transport = new Transport({ api: `${server}/agents/bot/${through}`, fetch })
+    const transport = new Transport({ api: `${server}/agents/${agentName}/${through}`, fetch })
     const sendAutomaticallyWhen = sdk.lastAssistantMessageIsCompleteWithApprovalResponses
     super({ id, transport, state, sendAutomaticallyWhen, onFinish: (end) => finished.push(end), onData: (part) => data.push(part) })
     Object.assign(this, { finished, data })
@@ -34,7 +34,7 @@ class Chat extends AbstractChat {
   get text() {
     return (this.answer?.parts ?? []).filter((part) => part.type === "text").map((part) => part.text).join("")
   }
-  stopRun = (body) => fetch(`${server}/agents/bot/${door}/${this.id}/stop`, { method: "POST", body })
+  stopRun = (body) => fetch(`${server}/agents/${agentName}/${door}/${this.id}/stop`, { method: "POST", body })
 }
 
 // Parts without what differs between runs.
@@ -105,7 +105,7 @@ await run({
     assert.equal((await chat.stopRun(JSON.stringify({ activeStreamId: "another" }))).status, 200)
     const asked = await chat.stopRun(JSON.stringify({ assistantMessage: chat.answer }))
     assert.deepEqual([asked.status, (await asked.json()).stopped], [202, true])
-    const again = await fetch(`${server}/agents/bot/${door}/${chat.id}/stream`)
+    const again = await fetch(`${server}/agents/${agentName}/${door}/${chat.id}/stream`)
     assert.equal(again.status, 204)
     await done
     assert.deepEqual([chat.status, chat.text, chat.answer.metadata.status], ["ready", "Hel", "cancelled"])
@@ -172,6 +172,13 @@ await run({
     await chat.ask("words")
     assert.equal(chat.status, "error")
     assert.match(chat.error.message, /not_found/)
+  },
+  async "local model"() {
+    const chat = await answered("What is the weather in Lisbon?")
+    assert.deepEqual([chat.status, chat.error, chat.answer.metadata.status], ["ready", undefined, "completed"])
+    assert.equal(chat.answer.parts.find((part) => part.type === "tool-weather").state, "output-available")
+    const record = await (await fetch(`${server}/v1/runs/${chat.answer.id}`)).json()
+    assert.equal(chat.text, record.result)
   },
   async approval() {
     const decisions = [{ approved: true }, { approved: false, reason: "not on a Friday" }]

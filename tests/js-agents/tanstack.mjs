@@ -1,10 +1,10 @@
 // TanStack AI's chat client against the server at argv[2].
 import assert from "node:assert/strict"
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
-import { cutting, eachLength, run, until } from "./cells.mjs"
+import { agentName, cutting, eachLength, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
-const api = `${server}/agents/bot/ag-ui`
+const api = `${server}/agents/${agentName}/ag-ui`
 const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
 
 function client({ fetch: fetchClient, threadId = crypto.randomUUID(), lines = false, ...options } = {}) {
@@ -137,6 +137,13 @@ await run({
     const late = client({ persistence: true })
     const found = await late.wire.hydrate(late.thread)
     assert.deepEqual([found.messages, found.activeRun, late.getMessages()], [[], null, []])
+  },
+  async "local model"() {
+    const made = await answered("What is the weather in Lisbon?")
+    assert.deepEqual([made.getStatus(), terminals(made).length], ["ready", 1])
+    assert.equal(parts(made, "tool-call")[0].name, "weather")
+    const record = await (await fetch(`${server}/v1/runs/${runId(made)}`)).json()
+    assert.equal(said(made), record.result)
   },
   async approval() {
     for (const approved of [true, false]) {
