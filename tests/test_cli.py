@@ -72,7 +72,7 @@ def test_every_command_shows_examples(command: str) -> None:
 def test_the_defaults_of_serve_are_those_of_the_server() -> None:
     ours = {name: given.default for name, given in inspect.signature(serve).parameters.items()}
     ours["long_poll"] = ours.pop("long_poll_timeout")
-    assert (ours.pop("agents"), ours.pop("cors_origin"), ours.pop("retain")) == (None, None, None)
+    assert [ours.pop(name) for name in ("agents", "cors_origin", "retain", "proxy")] == [None] * 4
     config = ServeConfig()
     assert ours == {name: getattr(config, name) for name in ours}
 

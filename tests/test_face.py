@@ -82,13 +82,13 @@ headwater.runs
     async claimed(self, idempotency_key, *, principal='')
     async get(self, run_id)
     async interrupt(self)
-    async list(self, *, before=None, limit=50)
+    async list(self, *, before=None, limit=50, agent=None, status=None, thread=None, principal='')
     async open(self)
     async record(self, run_id)
     register(self, agent, name=None)
     async settle(self, run_id, answers, *, by='')
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
-          cancel_when_unread=None)
+          entry=None, request=None, cancel_when_unread=None)
     statistics(self)
 headwater.client
   Batching(linger=0.005, max_bytes=1048576, max_messages=1000, in_flight=5, buffer=8388608, patience=300.0)
@@ -167,7 +167,8 @@ headwater.server
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
-        max_readers_per_client=None, log_level='info', public_url=None, pages=…)
+        max_readers_per_client=None, log_level='info', public_url=None, pages=…, on_shutdown='resume',
+        most_resumptions=5, proxy=…)
   listen(host, port)
   run(config, ready=None)
   async serve(config, ready=None)
@@ -177,6 +178,7 @@ headwater.sources
   Paused(questions, state)
   Question(tool_call_id, tool, arguments)
   Remembering
+  Request(state=None, context=(), forwarded_props=None)
   Resumable
     async resume(self, input, at, sink)
   Resumption(attempt, state, calls=…, messages=(), answers=…)
@@ -192,6 +194,7 @@ headwater.sources
     async run(self, input, sink)
   Stopped()
   progress(message=None, *, fraction=None, data=None)
+  request()
   tool_call_id()
 headwater.testing
   VirtualTimeLoop(*, grace=0.01, stuck_after=30.0)

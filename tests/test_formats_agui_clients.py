@@ -3,13 +3,15 @@
 import json
 from typing import Any
 
+import pytest
 from ag_ui.core import RunFinishedEvent, RunFinishedInterruptOutcome
 from hypothesis import given
 
 from headwater.agui import RETRACTED, WAITING
 from headwater.formats.agui_events import HIDDEN, AguiEvents, AguiLines
+from headwater.formats.langchain import NOTED
 from headwater.formats.openai_responses import REQUEST
-from headwater.formats.transcript import Transcript, asked_by, continued
+from headwater.formats.transcript import Transcript, asked_by, continued, said_in, taken_up
 from headwater.model import Message, Page
 from headwater.runs.record import INPUT
 from headwater.wire.sse import Decoder
@@ -26,7 +28,7 @@ def test_the_events_as_they_are_but_for_the_input(run: list[Message]) -> None:
 
 
 def test_what_is_hidden_is_what_others_write() -> None:
-    assert {INPUT, REQUEST, WAITING} == HIDDEN
+    assert {INPUT, REQUEST, NOTED, WAITING} == HIDDEN
     other = [
         {"type": "CUSTOM", "name": "mine", "value": "run.input"},
         {"type": "TEXT_MESSAGE_CONTENT", "delta": '"CUSTOM"'},
@@ -117,6 +119,75 @@ def test_a_conversation_goes_on_from_what_the_client_had() -> None:
     assert continued(transcript, ["a", "b", "e"], [{"id": "e"}]) == [{"id": "a"}, {"id": "b"}, {"id": "e"}]
     again = continued(transcript, ["a", "b", "c"], [{"id": "c", "new": 1}])
     assert again == [{"id": "a"}, {"id": "b"}, {"id": "c", "new": 1}]
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("asked", "before", "said"),
+    [
+        ("hi", None, ["hi"]),
+        ([user("a"), user("b")], None, ["a", "b"]),
+        ([{"role": "system", "content": "s"}, user("a")], None, ["a"]),
+        ([user("a"), {"role": "assistant", "content": "x"}, user("b"), user("c")], ["a"], ["b", "c"]),
+        (
+            [user("a"), {"type": "function_call", "name": "f"}, {"type": "function_call_output"}, user("b")],
+            ["a"],
+            ["b"],
+        ),
+        ([user("a"), {"role": "assistant", "content": "x"}], ["a"], []),
+        ([], None, []),
+        (None, None, []),
+        ([5, {"role": "user"}], None, []),
+    ],
+)
+def test_what_the_user_said_is_found_in_a_runs_input(asked: Any, before: list[str] | None, said: list[str]) -> None:
+    earlier, new = said_in(asked, "r")
+    assert (earlier and [message["parts"][0]["content"] for message in earlier]) == before
+    assert [message["parts"] for message in new] == [[{"type": "text", "content": text}] for text in said]
+    ids = [message["id"] for message in [*(earlier or []), *new]]
+    assert len(set(ids)) == len(ids)
+
+
+def test_parts_of_what_was_said_as_tanstack_has_them() -> None:
+    content = [
+        {"type": "input_text", "text": "look"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"},
+        {"type": "input_image", "image_url": "https://a.example/b.png"},
+        {"type": "input_file", "file_url": "https://a.example/c.pdf"},
+        {"type": "input_file", "file_id": "only the model can read it"},
+        "no part",
+    ]
+    _, (message,) = said_in([{"role": "user", "content": content}], "r")
+    assert message["parts"] == [
+        {"type": "text", "content": "look"},
+        {"type": "image", "source": {"type": "data", "value": "AAAA", "mimeType": "image/png"}},
+        {"type": "image", "source": {"type": "url", "value": "https://a.example/b.png"}},
+        {"type": "document", "source": {"type": "url", "value": "https://a.example/c.pdf"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "length"),
+    [
+        ([], 0),
+        (["a"], 2),
+        (["a", "b"], 4),
+        (["a", "b", "a"], 6),
+        (["b"], 4),  # the input began in the middle
+        (["b", "a"], 6),
+        (["other", "words"], 4),
+        (["more", "than", "there", "is"], 6),
+    ],
+)
+def test_where_a_conversation_is_taken_up(before: list[str], length: int) -> None:
+    def message(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "parts": [{"type": "text", "content": text}]}
+
+    transcript = [message(role, text) for text in "aba" for role in ("user", "assistant")]
+    assert taken_up(transcript, [message("user", text) for text in before]) == transcript[:length]
 
 
 # -- runs that wait for people ----------------------------------------------------------------------------------------

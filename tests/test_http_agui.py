@@ -5,10 +5,16 @@ import json
 from typing import Any
 
 import pytest
+from agents import Agent, function_tool
 
-from asgi_client import Call, Client
+from asgi_client import Call as Asked
+from asgi_client import Client
+from headwater import Streams
+from headwater.http import App
 from headwater.http.auth import Keys
-from scripted_model import calls
+from headwater.runs import Runs
+from headwater.sources import Request, request
+from scripted_model import Call, calls, scripted
 from test_http_chat import KEYS, events, serving
 
 AGUI = "/agents/bot/ag-ui"
@@ -20,7 +26,7 @@ def asked(text: str = "hi", run: str = "r1", thread: str = "t1", **more: Any) ->
     return json.dumps({"threadId": thread, "runId": run, "messages": messages} | empty | more)
 
 
-def kinds(call: Call) -> list[str]:
+def kinds(call: Asked) -> list[str]:
     return [json.loads(event.data)["type"] for event in events(call)]
 
 
@@ -125,6 +131,112 @@ async def test_hydration_gives_the_transcript_and_the_active_run() -> None:
         assert (await hydrated(client, "another"))["messages"] == []
 
 
+def texts(hydration: Any) -> list[str]:
+    """u: the user's, a: the agent's."""
+    return [f"{message['role'][0]}:{message['parts'][0]['content']}" for message in hydration["messages"]]
+
+
+async def ended(client: Client, method: str, path: str, body: str, **headers: str) -> str:
+    """The id of the run that this starts, once it is over."""
+    call = await client.ask(method, path, body, **headers)
+    assert call.status in (200, 201), call.text
+    return call.headers["x-run-id"]
+
+
+def ui(*said: str, chat: str = "t1") -> str:
+    """What useChat posts: the whole conversation, by turns."""
+    messages = [
+        {"id": f"m{n}", "role": ("user", "assistant")[n % 2], "parts": [{"type": "text", "text": text}]}
+        for n, text in enumerate(said)
+    ]
+    return json.dumps({"id": chat, "messages": messages, "trigger": "submit-message"})
+
+
+async def test_a_thread_that_was_used_through_every_door_is_hydrated() -> None:
+    async with serving(*[[word] for word in ("one", "two", "three", "four", "five")]) as client:
+        await ended(client, "POST", "/agents/bot/chat", ui("a"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one"]
+        before = (await hydrated(client))["messages"]
+        history = [{"id": m["id"], "role": m["role"], "content": m["parts"][0]["content"]} for m in before]
+        await ended(client, "POST", AGUI, asked(messages=[*history, {"id": "q2", "role": "user", "content": "b"}]))
+        assert (await hydrated(client))["messages"][:2] == before, "ids that a client may have stay"
+        body = json.dumps({"agent": "bot", "input": "c", "thread_id": "t1"})
+        last = await ended(client, "POST", "/v1/runs", body, accept="text/event-stream")
+        body = json.dumps({"model": "bot", "input": "d", "previous_response_id": f"resp_{last}"})
+        await ended(client, "POST", "/v1/responses", body)
+        said = ["u:a", "a:one", "u:b", "a:two", "u:c", "a:three", "u:d", "a:four"]
+        assert texts(await hydrated(client)) == said
+        await ended(client, "POST", "/agents/bot/chat", ui("a", "one", "e"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one", "u:e", "a:five"]
+
+
+async def test_hydration_knows_a_message_of_useChat_that_was_edited_and_an_answer_made_anew() -> None:
+    async with serving(*[[word] for word in ("one", "two", "three", "four")]) as client:
+        await ended(client, "POST", "/agents/bot/chat", ui("a"))
+        await ended(client, "POST", "/agents/bot/chat", ui("a", "one", "b"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one", "u:b", "a:two"]
+        await ended(client, "POST", "/agents/bot/chat", ui("a", "one", "B"))
+        assert texts(await hydrated(client)) == ["u:a", "a:one", "u:B", "a:three"]
+        await ended(client, "POST", "/agents/bot/chat", ui("a"))
+        assert texts(await hydrated(client)) == ["u:a", "a:four"]
+
+
+async def test_a_conversation_of_responses_is_hydrated_and_those_that_were_deleted_are_left_out() -> None:
+    async with serving(["one"], ["two"], ["three"]) as client:
+        runs: list[str] = []
+        for text in "ab":
+            more = {"previous_response_id": f"resp_{runs[-1]}"} if runs else {}
+            runs.append(
+                await ended(client, "POST", "/v1/responses", json.dumps({"model": "bot", "input": text} | more))
+            )
+        thread = f"th_{runs[0]}"
+        assert texts(await hydrated(client, thread)) == ["u:a", "a:one", "u:b", "a:two"]
+        assert (await client.ask("GET", f"/agents/other/ag-ui?threadId={thread}")).json()["messages"] == []
+        assert (await client.ask("DELETE", f"/v1/responses/resp_{runs[0]}")).status == 200
+        assert texts(await hydrated(client, thread)) == ["u:b", "a:two"]
+
+
+async def test_what_else_a_client_sends_is_for_the_agents_code_and_for_nobody_else() -> None:
+    @function_tool
+    def look() -> str:
+        """In a thread."""
+        return f"{request().state} {list(request().context)}"
+
+    @function_tool
+    async def look_too() -> str:
+        """On the loop."""
+        return f"{request().forwarded_props}"
+
+    prompts: list[Any] = []
+    second = Call(index=1, id="c2", type="function", function={"name": "look_too", "arguments": "{}"})
+    model = scripted([*calls("look", {}, "c1"), second], ["ok"], ["ok"], asked=prompts.append)
+    agent = Agent(
+        name="Bot",
+        model=model,
+        tools=[look, look_too],
+        instructions=lambda _context, _agent: f"The page is {list(request().context)}.",
+    )
+    sent: dict[str, Any] = {
+        "state": {"cart": ["tea"]},
+        "context": [{"description": "page", "value": "the shop"}],
+        "forwardedProps": {"token": "of-the-user"},
+    }
+    async with Streams("memory:") as streams, Runs(streams, agent) as runs:
+        client = Client(App(streams, runs))
+        call = await client.ask("POST", AGUI, asked(**sent))
+        told = [json.loads(event.data) for event in events(call)]
+        results = {event["toolCallId"]: event["content"] for event in told if event["type"] == "TOOL_CALL_RESULT"}
+        assert results == {"c1": f"{sent['state']} {sent['context']}", "c2": f"{sent['forwardedProps']}"}
+        assert prompts[0]["messages"][0] == {"role": "system", "content": f"The page is {sent['context']}."}
+        log = await client.ask("GET", f"/v1/runs/{call.headers['x-run-id']}/events?format=ndjson")
+        assert b"the shop" not in b"".join(line for line in log.body.splitlines() if b"TOOL_CALL_RESULT" not in line)
+        changed = await client.ask("POST", AGUI, asked(**sent | {"state": {"cart": []}}))
+        assert changed.status == 409
+        await client.ask("POST", AGUI, asked(run="r2"))
+        assert prompts[-1]["messages"][0]["content"] == "The page is []."
+        assert request() == Request()
+
+
 async def test_what_came_before_goes_to_the_model() -> None:
     async with serving(calls("search", {"q": 1}), ["ok"]) as client:
         messages = [
@@ -170,6 +282,9 @@ async def test_stop() -> None:
         (asked(messages=[{"role": "user", "content": 5}]), "form"),
         (asked(messages=[{"role": "king", "content": "x"}, {"role": "user", "content": "x"}]), "role"),
         (asked(resume=[{"interruptId": "i"}]), "interruptId"),
+        (asked(context={"description": "d", "value": "v"}), "context is a list of objects"),
+        (asked(context=["text"]), "context is a list of objects"),
+        (asked(tools=[{"name": "open_tab", "description": "", "parameters": {}}]), "send tools: []"),
     ],
 )
 async def test_a_bad_post_is_refused_and_says_why(body: str, said: str) -> None:

@@ -271,6 +271,25 @@ async def test_a_store_that_fails_is_in_the_log_and_the_server_is_not_ready(capl
         assert (await site.ask("GET", "/readyz")).status == 200, "else nobody would be sent here to find it well"
 
 
+async def test_a_store_that_fails_in_the_middle_of_a_response_is_heard_of_too(caplog):
+    store = MemoryStore()
+
+    async def load(name):
+        raise StoreUnavailable(f"{id(store)}.db: input/output error")
+
+    async with Streams(store) as streams:
+        site = Client(App(streams))
+        await streams.create("a", b"x", content_type="text/plain")
+        call = site.call("GET", "/v1/stream/a?offset=-1&live=sse")
+        await call.until(b"x")
+        store.load = load
+        streams.hub.known("a").forget()
+        await call.done()
+        ready = await site.ask("GET", "/readyz")
+        assert (ready.status, ready.text) == (503, "store unavailable\n")
+        assert caplog.messages == [f"a request failed: {id(store)}.db: input/output error"]
+
+
 def test_the_same_line_comes_seldom():
     now = [0.0]
     seldom = Seldom(10, lambda: now[0])

@@ -8,12 +8,14 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+import real_server
 from fake_upstream import DONE, KEY, Upstream, chunk, event, upstream
 from headwater import Streams
 from headwater.errors import MissingExtra
@@ -54,9 +56,9 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(*, idle_timeout: float = 30.0, auth: Keys | None = None) -> AsyncIterator[Site]:
+async def serving(*, auth: Keys | None = None, **limits: float) -> AsyncIterator[Site]:
     async with upstream() as (api, base_url), Streams("memory:") as streams:
-        one = openai_compatible.Upstream(base_url, key=KEY, idle_timeout=idle_timeout)
+        one = openai_compatible.Upstream(base_url, key=KEY, **limits)
         proxy = Proxy(streams, {"tiny": one})
         async with live(App(streams, auth=auth, pages={"/v1/proxy/": proxy})) as http:
             yield Site(api, http, proxy)
@@ -219,6 +221,20 @@ async def test_an_upstream_that_falls_silent_is_a_failure() -> None:
             await site.api.left.wait()
 
 
+async def test_an_upstream_that_never_comes_to_an_end_is_a_failure() -> None:
+    async with serving(total_timeout=0.1) as site:
+        site.api.script = [chunk("Hel"), asyncio.Event()]
+        answer = await site.post()
+        assert error(answer) == "upstream_cut"
+        assert "took too long" in events(answer)[-1].data
+        async with asyncio.timeout(5):
+            await site.api.left.wait()
+        site.api.script = [asyncio.Event()]
+        site.api.head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
+        whole = await site.post({"model": "tiny"})
+        assert (whole.status_code, whole.json()["error"]["code"]) == (502, "upstream_cut")
+
+
 @pytest.mark.parametrize(
     ("script", "outcome"),
     [
@@ -252,6 +268,64 @@ async def test_a_cancelled_answer_lets_go_of_its_upstream() -> None:
             await site.api.left.wait()
         assert (await site.http.post(f"{at}/cancel")).status_code == 200
         assert (await site.http.post("/v1/proxy/tiny/AAAAAAAAAAAAAAAAAAAAAA/cancel")).status_code == 404
+
+
+async def test_an_answer_is_cancelled_through_another_process(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/streams.db"
+    async with upstream() as (api, base_url), Streams(url) as here, Streams(url) as there:
+        one, other = (Proxy(s, {"tiny": openai_compatible.Upstream(base_url, key=KEY)}) for s in (here, there))
+        api.script = [chunk("Hel"), asyncio.Event()]
+        mine, theirs = (App(p.streams, pages={"/v1/proxy/": p}) for p in (one, other))
+        async with live(mine) as first, live(theirs) as second:
+            async with first.stream("POST", CHAT, json={"stream": True}) as answer:
+                parts, seen = answer.aiter_raw(), b""
+                while b"Hel" not in seen:
+                    seen += await anext(parts)
+                at = answer.headers["location"]
+                for _ in range(2):
+                    assert (await second.post(f"{at}/cancel")).status_code == 200
+                async with asyncio.timeout(5):
+                    await api.left.wait()
+                seen += b"".join([part async for part in parts])
+            again = await second.get(at)
+            assert (error(again), again.content) == ("cancelled", seen)
+        head = await there.head(f"proxied/tiny/{at.rpartition('/')[2]}")
+        assert (head.outcome, head.tail, one.statistics()) == ("cancelled", 2, {"passing": 0})
+
+
+async def test_only_answers_are_cancelled() -> None:
+    async with serving() as site:
+        await site.streams.create("proxied/tiny/AAAAAAAAAAAAAAAAAAAAAA")
+        assert (await site.http.post("/v1/proxy/tiny/AAAAAAAAAAAAAAAAAAAAAA/cancel")).status_code == 404
+        assert not (await site.streams.head("proxied/tiny/AAAAAAAAAAAAAAAAAAAAAA")).closed
+
+
+@pytest.mark.server
+async def test_two_servers_pass_an_answer_on_and_either_cancels_it(tmp_path: Path) -> None:
+    async with upstream() as (api, base_url):
+        api.script = [chunk("Hel"), asyncio.Event()]
+        option = ("--proxy", f"tiny={base_url}")
+        first, second = (real_server.Server("serve", tmp_path, *option) for _ in range(2))
+        try:
+            for server in (first, second):
+                await asyncio.to_thread(server.start)
+            async with httpx.AsyncClient(timeout=20) as http:
+                async with http.stream("POST", f"{first.url}{CHAT}", json={"stream": True}) as answer:
+                    parts = answer.aiter_raw()
+                    while b"Hel" not in await anext(parts):
+                        pass
+                    at = answer.headers["location"]
+                    assert (await http.post(f"{second.url}{at}/cancel")).status_code == 200
+                    assert b'"code":"cancelled"' in b"".join([part async for part in parts])
+                async with asyncio.timeout(10):
+                    await api.left.wait()
+                assert error(await http.get(f"{second.url}{at}")) == "cancelled"
+            assert [server.stop()[0] for server in (first, second)] == [0, 0]
+            assert "Traceback" not in first.log.read_text()
+        finally:
+            for server in (first, second):
+                if server.running:
+                    server.kill()
 
 
 async def test_a_server_that_goes_away_ends_its_answers() -> None:

@@ -14,7 +14,7 @@ from asgi_client import Call, Client
 from headwater import Streams
 from headwater.http import App
 from headwater.http.auth import Keys
-from headwater.runs import Runs
+from headwater.runs import Runs, record
 from headwater.wire.sse import Decoder, Event
 from scripted_model import scripted
 
@@ -210,6 +210,72 @@ async def test_runs_are_listed_in_pages() -> None:
         assert (await client.ask("GET", "/v1/runs?limit=0")).status == 400
 
 
+async def listed(client: Client, query: str, **headers: str) -> list[str]:
+    """Ids, page by page, of two at a time."""
+    ids, before = [], ""
+    while True:
+        page = (await client.ask("GET", f"/v1/runs?limit=2&{query}{before}", **headers)).json()
+        ids += [run["id"] for run in page["runs"]]
+        if page["next"] is None:
+            return ids
+        assert len(page["runs"]) == 2
+        before = f"&before={page['next']}"
+
+
+async def test_runs_are_listed_by_agent_status_and_thread() -> None:
+    async with serving(*[["ok"]] * 5) as client:
+        made = []
+        for thread in ("a", "b", "a", "a", "b"):
+            call = await post(client, {"agent": "bot", "input": "hi", "thread_id": thread}, accept=SSE)
+            made.append(call.headers["x-run-id"])
+            await asyncio.sleep(0.002)
+        body = {"agent": "other", "input": "hi", "thread_id": "a"}
+        failed = (await post(client, body, accept=SSE)).headers["x-run-id"]
+        await asyncio.sleep(0.002)
+        alone = (await post(client, {"agent": "other", "input": "hi"}, accept=SSE)).headers["x-run-id"]
+        newest_first = [alone, failed, *reversed(made)]
+        assert await listed(client, "") == newest_first
+        assert await listed(client, "thread=a") == [failed, made[3], made[2], made[0]]
+        assert await listed(client, "thread=b") == [made[4], made[1]]
+        assert await listed(client, "thread=a&agent=bot") == [made[3], made[2], made[0]]
+        assert await listed(client, "thread=a&status=failed") == [failed]
+        assert await listed(client, f"thread=th_{alone}") == [alone]
+        assert await listed(client, "thread=nobody's") == []
+        assert await listed(client, "agent=bot") == made[::-1]
+        assert await listed(client, "agent=nobody") == []
+        assert await listed(client, "status=completed") == made[::-1]
+        assert await listed(client, "status=failed&agent=other") == [alone, failed]
+        wrong = await client.ask("GET", "/v1/runs?status=done")
+        assert (wrong.status, "running, waiting" in wrong.json()["error"]["message"]) == (400, True)
+
+
+async def test_a_search_looks_at_so_many_runs_at_a_time_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "LOOKED_AT", 2)
+    monkeypatch.setattr(record, "MOST_LOOKED_AT", 3)
+    async with serving(*[["ok"]] * 5) as client:
+        made = [(await post(client, accept=SSE)).headers["x-run-id"]]
+        for _ in range(5):
+            await asyncio.sleep(0.002)
+            await post(client, {"agent": "other", "input": "hi"}, accept=SSE)
+        pages, before = [], ""
+        while before is not None:
+            page = (await client.ask("GET", f"/v1/runs?limit=1&agent=bot{before}")).json()
+            pages.append([run["id"] for run in page["runs"]])
+            before = page["next"] and f"&before={page['next']}"
+        assert pages == [[], made, []]
+
+
+async def test_a_thread_is_found_by_its_maker_alone(tmp_path: Any) -> None:
+    await asyncio.to_thread((tmp_path / "keys.toml").write_text, KEYS)
+    auth = await asyncio.to_thread(Keys.from_file, str(tmp_path / "keys.toml"))
+    starter, lister = "Bearer starter-secret-0123", "Bearer reader-secret-01234"
+    async with serving(["ok"], auth=auth) as client:
+        body = {"agent": "bot", "input": "hi", "thread_id": "a"}
+        await post(client, body, accept=SSE, authorization=starter)
+        assert len(await listed(client, "", authorization=lister)) == 1
+        assert await listed(client, "thread=a", authorization=lister) == []
+
+
 @pytest.mark.parametrize("depth", [900, 50_000])  # too deep for the event that holds it, and to be read at all
 async def test_an_input_nested_too_deeply_is_the_clients_fault(depth: int) -> None:
     body = '{"agent": "bot", "input": [{"content": ' + "[" * depth + "]" * depth + "}]}"
@@ -248,9 +314,8 @@ async def test_a_stream_of_somebody_else_s_among_the_runs_is_no_run() -> None:
         listed = json.loads((await client.ask("GET", "/v1/runs")).text)
         assert [one["id"] for one in listed["runs"]] == [run]
         page = json.loads((await client.ask("GET", "/v1/runs?limit=1")).text)
-        assert page["runs"] == []  # the newest name is none …
-        page = json.loads((await client.ask("GET", f"/v1/runs?limit=2&before={page['next']}")).text)
-        assert [one["id"] for one in page["runs"]] == [run]  # … and the next page goes on behind it
+        assert ([one["id"] for one in page["runs"]], page["next"]) == ([run], run)
+        assert (await client.ask("GET", f"/v1/runs?limit=1&before={run}")).json() == {"runs": [], "next": None}
         assert (await client.ask("DELETE", "/v1/stream/runs/mine")).status == 204
 
 

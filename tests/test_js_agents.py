@@ -17,6 +17,7 @@ from real_server import ENVIRONMENT, Server, serving
 pytestmark = pytest.mark.server
 
 JS = Path(__file__).parent / "js-agents"
+OURS = Path(__file__).parent.parent / "clients" / "js" / "dist" / "index.js"
 PATIENCE_SECONDS = 170  # more than all cells of a client may take
 
 SHARED = (
@@ -100,9 +101,9 @@ def ran(node: str, server: Server, script: str, version: str, *only: str) -> dic
 @pytest.fixture
 def node(program: Callable[[str, str], str]) -> str:
     """Where it is, and the clients are."""
-    if not (JS / "node_modules").exists():
+    if not (JS / "node_modules").exists() or not OURS.exists():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        missing(f"the clients are not installed. To run this test: cd {JS} && npm ci")
+        missing("the clients are not installed, or ours is not built. To run this test: scripts/setup-servers")
     return program("node", "sudo apt-get install nodejs npm")
 
 

@@ -1,6 +1,7 @@
 """`headwater serve`: options that bound what is kept and admitted, and what is said of values that can never be."""
 
 import asyncio
+import inspect
 import json
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from typer.testing import CliRunner
 
 from headwater.cli.app import app
 from headwater.cli.serving import _rule
+from headwater.delivery import Delivery
 from headwater.errors import BadRequest
 from headwater.model import Retention
+from headwater.runs import Runs
 from headwater.server import ServeConfig
-from headwater.server.serve import check
+from headwater.server.serve import _runs, check
+from headwater.streams import Streams
 from real_server import serving
 
 TEXT = {"content-type": "text/plain"}
@@ -52,6 +56,15 @@ WRONG = {
     "--public-url https://streams.example/x?y=1": "--public-url: ",
     "--public-url https://u:p@streams.example": "--public-url: ",
     "--public-url https://streams.example:99999": "--public-url: ",
+    "--proxy openai": "--proxy 'openai': write NAME=URL, like openai=https://api.openai.com/v1",
+    "--proxy =https://a.example/v1": "write NAME=URL",
+    "--proxy a=https://a.example --proxy a=https://b.example": "--proxy: 'a' is given twice",
+    "--proxy My_LLM=https://a.example/v1": "--proxy: 'My_LLM' cannot name an upstream: use small letters",
+    "--proxy a=a.example/v1": "--proxy: an upstream is http(s)://host/path",
+    "--proxy a=https://key@a.example/v1": "--proxy: an upstream is http(s)://host/path, without a user name",
+    "--proxy a=https://a.example:99999/v1": "--proxy: an upstream is http(s)://host/path",
+    "--most-resumptions -1": "--most-resumptions is a whole number from 0",
+    "--most-resumptions 1001": "--most-resumptions is a whole number from 0",
     "--heartbeat 0": "--heartbeat, --grace and --long-poll-timeout are seconds",
 }
 
@@ -74,6 +87,21 @@ def test_the_limits_are_off_unless_asked_for():
     check(ServeConfig(public_url="https://streams.example:8443/prefix/", cors_origins=["https://a.example", "*"]))
     with pytest.raises(BadRequest, match="--max-readers "):
         check(ServeConfig(max_readers=0))
+    with pytest.raises(BadRequest, match="--on-shutdown is resume or interrupt"):
+        check(ServeConfig(on_shutdown="sleep"))  # type: ignore[arg-type]
+
+
+async def test_runs_are_kept_as_it_was_asked_for():
+    streams = Streams("memory:")
+    runs = _runs(streams, Delivery(streams), ServeConfig(on_shutdown="interrupt", most_resumptions=2))
+    assert runs is not None
+    assert (runs._resume_later, runs._recovery._most) == (False, 2)
+    given = inspect.signature(Runs).parameters
+    config = ServeConfig()
+    assert (given["on_shutdown"].default, given["most_resumptions"].default) == (
+        config.on_shutdown,
+        config.most_resumptions,
+    )
 
 
 @pytest.mark.server
@@ -144,6 +172,10 @@ def test_help_says_what_each_option_is_for():
         "--max-appends-per-second",
         "429",
         "--max-readers-per-client",
+        "--proxy",
+        "OPENAI_API_KEY",
+        "--on-shutdown",
+        "--most-resumptions",
     ):
         assert said in done.stdout
     assert done.stdout.count("[default: (no limit)]") == 3

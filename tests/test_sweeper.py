@@ -135,7 +135,7 @@ async def test_it_goes_on_after_a_bug_and_says_so_once(clock, monkeypatch, caplo
         await asyncio.sleep(31)
         head = await streams.head("a")
         assert head.tail - head.start == 8
-    assert [record.getMessage() for record in caplog.records] == ["could not sweep"]
+    assert [record.getMessage() for record in caplog.records] == ["could not sweep a"]
 
 
 @virtual_time
@@ -205,6 +205,33 @@ async def test_more_than_are_looked_up_at_a_time_are_all_seen_to_and_what_stays_
     async with asyncio.timeout(5):
         await streams._sweeper.sweep()
     assert len(await names(streams)) == 10
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("this one cannot be removed"), RuntimeError("a bug")])
+async def test_many_that_always_fail_do_not_keep_the_others_from_their_turn(streams, clock, monkeypatch, error):
+    remove, tried = Forks.remove, []
+
+    async def failing(forks, name, head):
+        tried.append(name)
+        if name.startswith("bad/"):
+            raise error
+        return await remove(forks, name, head)
+
+    monkeypatch.setattr(Forks, "remove", failing)
+    monkeypatch.setattr(sweeper, "SLICE", 3)
+    for number in range(10):
+        await streams.create(f"bad/{number}", ttl=1)
+    for number in range(10):
+        await streams.create(f"good/{number}", ttl=1)
+    clock.now += 5_000
+    async with asyncio.timeout(5):
+        await streams._sweeper.sweep()
+    assert await names(streams) == [f"bad/{number}" for number in range(10)]
+    assert len(tried) == len(set(tried)) == 20
+    monkeypatch.setattr(sweeper, "MOST_LEFT", 6)
+    tried.clear()
+    await streams._sweeper.sweep()
+    assert len(tried) == 6, "a store that takes nothing is left alone"
 
 
 async def test_a_claim_is_looked_at_once(streams, clock):

@@ -16,6 +16,7 @@ readers (`Rounds`), not by a timer or task each. Cancellation of a response leav
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -23,12 +24,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater.cursor import Cursor
-from headwater.errors import Draining, HeadwaterError
+from headwater.errors import Draining, HeadwaterError, StoreError
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.model import Head, Page
 from headwater.rounds import Rounds
 from headwater.streams import Streams
+
+_store_log = logging.getLogger("headwater.store")
+"""For the server's operator: clients are told no more than that the store is away."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -263,6 +267,10 @@ class _Reader:
         self._writing, self._last_write = False, self._clock()
 
     async def _interrupt(self, error: HeadwaterError) -> None:
+        if isinstance(error, StoreError) and self._streams.is_open:
+            _store_log.error("a request failed: %s", error)
+        for tell in self._streams.on_interruption:
+            tell(error)
         said = self._format.interruption(error)
         if self._format.ends_openly:
             await self._finish(said)

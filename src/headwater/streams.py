@@ -26,7 +26,7 @@ from typing import Any, Self
 from headwater.commits import Commits, Limits, checked_name, now_ms
 from headwater.cursor import Cursor
 from headwater.decide import Append, Create, Decision, ForkOf, Item, Request, Stamp
-from headwater.errors import BadRequest, OffsetGone, StreamExists, TooLarge
+from headwater.errors import BadRequest, HeadwaterError, OffsetGone, StreamExists, TooLarge
 from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
@@ -75,6 +75,8 @@ class Streams:
         """The process is going away: readers are to be told and let go."""
         self.on_drain: list[Callable[[], None]] = []
         """Called when draining begins, by those who serve readers that do not wait for the tail."""
+        self.on_interruption: list[Callable[[HeadwaterError], None]] = []
+        """Told by those who serve readers what ended a response in its middle. Must not raise."""
 
     def __repr__(self) -> str:
         return f"<Streams on {self.store!r} {self.hub!r}>"

@@ -28,6 +28,9 @@ MARGIN_MS: Final = 1000
 SLICE: Final = 1000
 """Streams looked up at a time."""
 
+MOST_LEFT: Final = 20 * SLICE
+"""Streams that one sweep goes past because they cannot be seen to: a store that takes nothing at all is left alone."""
+
 PAUSE_SECONDS: Final = 0.1
 """At least, between two sweeps: streams that overflow with each append must not keep the store busy with trims."""
 
@@ -70,12 +73,15 @@ class Sweeper:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def sweep(self) -> None:
-        """See to everything that is due now."""
-        progress, seen = True, SLICE
-        while progress and seen == SLICE:
-            due = await self._commits.store.due(self._commits.clock(), limit=SLICE)
-            seen = len(due)
-            progress = any([await self._see_to(name, head) for name, head in due])
+        """See to everything that is due now; what cannot be seen to is gone past, and is tried again the next time."""
+        left: set[str] = set()
+        seen = SLICE
+        while seen == SLICE and len(left) < MOST_LEFT:
+            # A store begins at the front each time: ask for as many more as were left there.
+            due = await self._commits.store.due(self._commits.clock(), limit=SLICE + len(left))
+            fresh = [(name, head) for name, head in due if name not in left][:SLICE]
+            seen = len(fresh)
+            left |= {name for name, head in fresh if not await self._see_to(name, head)}
 
     async def _see_to(self, name: str, head: Head) -> bool:
         """Whether anything was done: what is still due after that is left for the next sweep."""
@@ -91,7 +97,9 @@ class Sweeper:
             return await self._keeping.trim(name, head)
         except HeadwaterError as error:
             _log.warning("could not sweep %s: %s", name, error)  # done the next time
-            return False
+        except Exception:  # noqa: BLE001 -- nor must one keep the space of all others
+            _log.exception("could not sweep %s", name)
+        return False
 
 
 async def _tried(work: Awaitable[None]) -> None:

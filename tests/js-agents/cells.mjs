@@ -1,4 +1,5 @@
 // Runs cells of the matrix and says how each went; and what clients are put through: cuts, and fetches that resume.
+import { resumableFetch } from "../../clients/js/dist/index.js"
 
 const LOCAL_MODEL = "local model"
 // Whom the clients ask: the server at argv[2] has a scripted agent, or, where argv[4] says so, a real model's.
@@ -66,53 +67,9 @@ function cut(events, clean, between) {
       }
       if (left === 0) end(controller)
     },
+    flush: () => (left < 0 ? new Promise(() => {}) : undefined), // a body that has ended meanwhile is lost, too
   })
 }
 
-// A fetch that makes any client lossless: where a response breaks off or ends, it goes on at its Location with the
-// last id that came whole, until the server says that there is no more (204).
-export function resuming(inner) {
-  return async (url, init) => {
-    const response = await inner(url, init)
-    const location = response.headers.get("location")
-    if (!response.ok || !location) return response
-    return new Response(asStream(resumed(inner, response, new URL(location, new Request(url).url), init?.signal)), response)
-  }
-}
-
-// What ReadableStream.from does, for browsers that do not have it.
-function asStream(chunks) {
-  return new ReadableStream({
-    async pull(controller) {
-      const { done, value } = await chunks.next()
-      if (done) controller.close()
-      else controller.enqueue(value)
-    },
-    cancel: () => void chunks.return(),
-  })
-}
-
-async function* resumed(inner, response, location, signal) {
-  let lastId
-  while (response.status !== 204) {
-    try {
-      for await (const event of wholeEvents(response.body)) {
-        lastId = /^id: (.*)$/m.exec(event)?.[1] ?? lastId
-        yield new TextEncoder().encode(event)
-      }
-    } catch (error) {
-      if (signal?.aborted) throw error
-    }
-    response = await inner(location, { headers: lastId ? { "last-event-id": lastId } : {}, signal })
-    if (!response.ok) throw new Error(`resuming: ${response.status} ${await response.text()}`)
-  }
-}
-
-async function* wholeEvents(body) {
-  let text = ""
-  const decoder = new TextDecoder()
-  for await (const chunk of body) {
-    text += decoder.decode(chunk, { stream: true })
-    for (let at; (at = text.indexOf("\n\n")) >= 0; text = text.slice(at + 2)) yield text.slice(0, at + 2)
-  }
-}
+// A fetch that makes any client lossless: ours.
+export const resuming = (inner) => resumableFetch({ fetch: inner, delay: 1 })

@@ -7,7 +7,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 import typer
 
@@ -15,6 +15,9 @@ from headwater.cli.agents import load
 from headwater.errors import BadRequest
 from headwater.model import Retention
 from headwater.wire.durable import parse_retention
+
+if TYPE_CHECKING:  # it needs an extra that other commands do not
+    from headwater.server import ServeConfig
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -83,6 +86,31 @@ PublicUrl = Annotated[
         show_default="as the request that made the subscription reached it",
     ),
 ]
+Proxies = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=URL",
+        help="Pass /v1/proxy/NAME/... on to an OpenAI-compatible API, whose streamed answers can then be resumed: "
+        "openai=https://api.openai.com/v1. Its key is OPENAI_API_KEY of the environment, for the name openai (MY_LLM_"
+        "API_KEY for my-llm); clients' own keys are not passed on. May be repeated.",
+        show_default="none",
+    ),
+]
+OnShutdown = Annotated[
+    Literal["resume", "interrupt"],
+    typer.Option(
+        help="What becomes of unfinished runs when this server is told to stop: the next process on the store goes on "
+        "with them, or they end as failed.",
+    ),
+]
+MostResumptions = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="How often a run is gone on with from one point after its server died, so that one which kills its server "
+        "does not do so for ever. 0: never.",
+    ),
+]
 MaxReadersPerClient = Annotated[
     int | None, typer.Option(metavar="N", help="The same, of one key or address.", show_default="no limit")
 ]
@@ -105,6 +133,9 @@ def serve(  # noqa: PLR0913 -- the options of a command
     max_readers: MaxReaders = None,
     max_readers_per_client: MaxReadersPerClient = None,
     public_url: PublicUrl = None,
+    proxy: Proxies = None,
+    on_shutdown: OnShutdown = "resume",
+    most_resumptions: MostResumptions = 5,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "info",
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
@@ -116,10 +147,10 @@ def serve(  # noqa: PLR0913 -- the options of a command
     [dim]$[/] headwater serve
     [dim]$[/] headwater serve app.agents:assistant helper=app.agents:second
     [dim]$[/] headwater serve --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
+    [dim]$[/] OPENAI_API_KEY=... headwater serve --proxy openai=https://api.openai.com/v1
     [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
     """
-    from headwater.server import ServeConfig, run
-    from headwater.server.serve import check, check_values
+    from headwater.server import ServeConfig
 
     config = ServeConfig(
         store=store,
@@ -137,14 +168,24 @@ def serve(  # noqa: PLR0913 -- the options of a command
         max_readers=max_readers,
         max_readers_per_client=max_readers_per_client,
         public_url=public_url,
+        proxy=_upstreams(proxy or []),
+        on_shutdown=on_shutdown,
+        most_resumptions=most_resumptions,
         log_level=log_level,
     )
+    _serve(config, agents or [])
+
+
+def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
+    from headwater.server import run
+    from headwater.server.serve import check, check_values
+
     with _bad_values_said():
         check_values(config)
     check(config)  # before any module of the caller's is imported
-    _log(log_level)
-    config = replace(config, agents=[load(spec) for spec in agents or []])
-    raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {store} at {url} (Ctrl-C ends it)")))
+    _log(config.log_level)
+    config = replace(config, agents=[load(spec) for spec in agents])
+    raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")))
 
 
 @contextmanager
@@ -171,6 +212,20 @@ def _rule(text: str) -> tuple[str, Retention]:
         return pattern, parse_retention(bounds)
     except BadRequest as error:
         raise BadRequest(f"--retain {text!r}: {error}") from error
+
+
+def _upstreams(texts: list[str]) -> dict[str, str]:
+    """What `--proxy` says: names, and base URLs."""
+    found: dict[str, str] = {}
+    with _bad_values_said():
+        for text in texts:
+            name, _, url = text.partition("=")
+            if not name or not url:
+                raise BadRequest(f"--proxy {text!r}: write NAME=URL, like openai=https://api.openai.com/v1")
+            if name in found:
+                raise BadRequest(f"--proxy: {name!r} is given twice; each API has a name of its own")
+            found[name] = url
+    return found
 
 
 def demo(
@@ -203,7 +258,7 @@ def demo(
     raise typer.Exit(run(ServeConfig(store=store, port=port, log_level=log_level), ready))
 
 
-def _log(level: LogLevel) -> None:
+def _log(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=_LOG_FORMAT)
     if level != "debug":
         for name in ("httpx", "httpx2"):  # what openai's client is built on: reports every request of every agent

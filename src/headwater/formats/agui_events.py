@@ -20,7 +20,7 @@ from headwater.formats.sse import ServerSentEvents
 from headwater.model import Message, Offset, Page
 from headwater.wire import sse
 
-HIDDEN: Final = frozenset({"run.input", "openai.request", WAITING})
+HIDDEN: Final = frozenset({"run.input", "openai.request", "langgraph.request", WAITING})
 """Names of the CUSTOM events in a run's stream that are the server's notes: how it was asked for, where it waits."""
 
 ANSWER: Final = {

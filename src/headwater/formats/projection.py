@@ -107,9 +107,10 @@ class ProjectedEvents(Format):
         ids = [f"{self._run_id}~{place}" for place in places]
         if self._paused:
             ids[-1] += PAUSED
-        return b"".join(
-            [sse.encode(sse.one_line(data), id=id_) for id_, data in list(zip(ids, events, strict=False))[taken:]]
-        )
+        return b"".join([self._event(id_, data) for id_, data in list(zip(ids, events, strict=False))[taken:]])
+
+    def _event(self, id_: str, data: bytes) -> bytes:
+        return sse.encode(sse.one_line(data), id=id_)
 
     def interruption(self, error: HeadwaterError) -> bytes:
         return sse.comment(f"interrupted: {error.code}")

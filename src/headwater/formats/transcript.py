@@ -7,6 +7,7 @@ thoughts are parts of the one that they name or that came last, and where none c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -141,8 +142,70 @@ def asked_by(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
 
 def _parts(content: Any) -> list[Part]:
     """AG-UI's parts of a message as TanStack's, which says `content` for `text`."""
-    parts = content if isinstance(content, list) else []
+    parts = _parts_of(content)
     return [{"type": "text", "content": part.get("text")} if part.get("type") == "text" else part for part in parts]
+
+
+def _parts_of(content: Any) -> list[Part]:
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+
+
+def said_in(given: Any, run_id: str) -> tuple[list[Message] | None, list[Message]]:
+    """What the user had said before, by the input of a run, and what they said last.
+
+    None: that is not known, since the input holds no history; what was said before goes on.
+    """
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    if isinstance(given, str):
+        items = [{"role": "user", "content": given}]
+    spoken = [item for item in items if item.get("role") not in ("system", "developer")]
+    begin = len(spoken) - sum(1 for _ in takewhile(lambda item: item.get("role") == "user", reversed(spoken)))
+    said = [
+        (number, {"id": f"{run_id}.u{number}", "role": "user", "parts": parts})
+        for number, item in enumerate(spoken)
+        if item.get("role") == "user" and (parts := _shown(item.get("content")))
+    ]
+    before = [message for number, message in said if number < begin] if begin else None
+    return before, [message for number, message in said if number >= begin]
+
+
+def _shown(content: Any) -> list[Part]:
+    """Parts of a Responses input message as TanStack's; those that only the model can read are left out."""
+    if isinstance(content, str):
+        return [{"type": "text", "content": content}]
+    return [shown for part in _parts_of(content) if (shown := _shown_part(part)) is not None]
+
+
+def _shown_part(part: Mapping[str, Any]) -> Part | None:
+    match part:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            return {"type": "text", "content": text}
+        case {"type": "input_image", "image_url": str(url)}:
+            return {"type": "image", "source": _source(url)}
+        case {"type": "input_file", "file_data": str(url)} | {"type": "input_file", "file_url": str(url)}:
+            return {"type": "document", "source": _source(url)}
+    return None
+
+
+def _source(url: str) -> Part:
+    head, _, value = url.partition(";base64,")
+    if not head.startswith("data:"):
+        return {"type": "url", "value": url}
+    return {"type": "data", "value": value, "mimeType": head.removeprefix("data:")}
+
+
+def taken_up(transcript: Sequence[Message], before: Sequence[Message]) -> list[Message]:
+    """The part of a conversation that goes on where the user had said what is in `before`: at its beginning if that
+    says the same, else at the newest place that does (the input began in the middle); with the answers to it."""
+    asked = [place for place, message in enumerate(transcript) if message["role"] == "user"]
+    said, wanted = [_text(transcript[place]) for place in asked], [_text(message) for message in before]
+    ends = [len(wanted), *range(len(said), len(wanted), -1)]
+    end = next((end for end in ends if said[end - len(wanted) : end] == wanted), len(wanted))
+    return list(transcript[: asked[end]] if end < len(asked) else transcript)
+
+
+def _text(message: Message) -> str:
+    return "\n".join(part["content"] for part in message["parts"] if part["type"] == "text")
 
 
 def continued(transcript: Iterable[Message], ids: Sequence[str], asked: Iterable[Message]) -> list[Message]:

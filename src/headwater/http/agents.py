@@ -17,15 +17,13 @@ from headwater.http.agui import AguiResource
 from headwater.http.chat import DOORS, ChatResource
 from headwater.http.exchange import Exchange
 from headwater.runs import Runs
-from headwater.runs.threads import Threads
 
 
 class AgentResource:
     """The agents of one Runs, for their clients."""
 
     def __init__(self, runs: Runs) -> None:
-        threads = Threads(runs.streams)
-        self._chat, self._agui = ChatResource(runs, threads), AguiResource(runs, threads)
+        self._chat, self._agui = ChatResource(runs), AguiResource(runs)
 
     async def answer(self, exchange: Exchange, path: str) -> Response:
         """`path` is what follows `/agents/`."""

@@ -12,42 +12,48 @@ Each event's id is an offset (at the end of an answer that waits for people with
 `Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`; `?rollup=0` is for every delta as it was made
 (`headwater.formats.rollup`).
 
-Of a RunAgentInput the messages count; its tools, context, state and forwardedProps do not reach the agent. Knows Runs,
-threads and the projections.
+Of a RunAgentInput the messages are the run's input. Its `state`, `context` and `forwardedProps` reach the agent's code,
+which asks `headwater.sources.request()` for them; no model is shown them by itself, and readers of the run are not,
+either. `tools`, which would be the client's to carry out, are refused: agents call tools of the server.
+
+Knows Runs, threads and the projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
 
-from headwater.agui import RunStartedEvent, encode, run_started
-from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, RunNotFound
+from headwater.agui import RunStartedEvent, decode, encode, run_started
+from headwater.errors import BadRequest, KeyReused, NotAcceptable, NotFound, RunNotFound, StreamNotFound
 from headwater.following import Following
 from headwater.formats.agui_events import AguiEvents, AguiLines, interrupts
 from headwater.formats.format import Format
 from headwater.formats.pauses import PAUSED, Pause, pause_of
 from headwater.formats.rollup import RolledUp, is_wanted
-from headwater.formats.transcript import Transcript, asked_by, continued
+from headwater.formats.transcript import Transcript, asked_by, continued, said_in, taken_up
 from headwater.http.approvals import Answers, decided_by, of_resume
 from headwater.http.chat import ID_CHARACTERS, is_id
 from headwater.http.conversation import from_agui
 from headwater.http.exchange import Exchange
 from headwater.model import Offset
 from headwater.runs import Run, Runs
-from headwater.runs.record import read_head, stream_of
-from headwater.runs.threads import Entry, Threads
+from headwater.runs.history import BEGUN
+from headwater.runs.record import OWN_THREAD, read_head, stream_of
+from headwater.runs.threads import Entry
+from headwater.sources import Request
 
 
 class AguiResource:
     """The agents of one Runs, for AG-UI clients."""
 
-    def __init__(self, runs: Runs, threads: Threads) -> None:
-        self._runs, self._threads = runs, threads
+    def __init__(self, runs: Runs) -> None:
+        self._runs, self._threads = runs, runs.threads
 
     async def answer(self, exchange: Exchange, agent: str, rest: str) -> Response:
         """`rest`: what follows `ag-ui/`."""
@@ -77,13 +83,21 @@ class AguiResource:
         messages: Any = body.get("messages")
         given = from_agui(messages)
         key = _key(agent, run_id)
+        ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
+        sent = _request(body)
+        entry = Entry(asked=asked_by(messages), ids=ids)
         try:
-            run = await self._runs.start(agent, given, thread_id=thread, idempotency_key=key, principal=principal)
+            run = await self._runs.start(
+                agent,
+                given,
+                thread_id=thread,
+                idempotency_key=key,
+                principal=principal,
+                entry=entry,
+                request=sent,
+            )
         except KeyReused:
             raise KeyReused("this runId was used for another request; give each run its own") from None
-        if run.started:
-            ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
-            await self._threads.note(principal, agent, thread, Entry(run.id, asked=asked_by(messages), ids=ids))
         return self._following(exchange, agent, run)
 
     async def _answered(self, exchange: Exchange, agent: str, thread: str, run_id: str, answers: Answers) -> Response:
@@ -153,15 +167,17 @@ class AguiResource:
         raise BadRequest("say which: ?runId= for a run's events, ?threadId= for a thread's messages")
 
     async def _hydration(self, exchange: Exchange, agent: str, thread: str) -> Response:
-        principal = exchange.principal.name
         messages: list[Any] = []
         active, pause = None, None
-        entries = await self._threads.entries(principal, agent, thread)
-        for entry in entries:
+        for entry in await self._entries(exchange.principal.name, agent, thread):
             exchange.authorize("read", stream_of(entry.run))
-            messages = continued(messages, entry.ids, entry.asked)
-            over, pause = await self._told(entry.run, messages)
-            active = None if over or pause else {"runId": entry.run}
+            try:
+                told = await self._told(entry.run)
+            except StreamNotFound:
+                continue  # deleted
+            messages = told.asked_after(messages, entry) + told.messages
+            pause = told.pause
+            active = None if told.over or pause is not None else {"runId": entry.run}
         waits = None if pause is None else {"runId": pause.run_id, "pending": interrupts(pause)}
         body = {
             "messages": messages,
@@ -171,19 +187,32 @@ class AguiResource:
         }
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
 
-    async def _told(self, run_id: str, messages: list[Any]) -> tuple[bool, Pause | None]:
-        """Adds what the agent said in a run that is over or waits, and says which. Others the client joins."""
-        transcript, offset = Transcript(), None
+    async def _entries(self, principal: str, agent: str, thread: str) -> Sequence[Entry]:
+        """The thread's runs; one that was made for its first run alone did not note that."""
+        entries = await self._threads.entries(principal, agent, thread)
+        first = thread.removeprefix(OWN_THREAD)
+        if first == thread:
+            return entries
+        with suppress(RunNotFound):
+            labels = (await read_head(self._runs.streams, first)).labels
+            if (labels.get("agent"), labels.get("thread")) == (agent, thread):
+                return [Entry(first), *entries]
+        return entries
+
+    async def _told(self, run_id: str) -> _Told:
+        """Raises StreamNotFound."""
+        transcript, given, offset = Transcript(), None, None
         while True:
             page = await self._runs.streams.read(stream_of(run_id), offset)
             for message in page.messages:
                 transcript.feed(message.data)
+                if message.offset.position == BEGUN:
+                    given = decode(message.data).get("value")
             offset = page.next
             if page.up_to_date:
                 pause = pause_of(page)
-                if page.closed or pause is not None:
-                    messages += transcript.messages
-                return page.closed, pause
+                said = transcript.messages if page.closed or pause is not None else []
+                return _Told(run_id, given, said, page.closed, pause)
 
     async def _stop(self, exchange: Exchange, agent: str, run_id: str) -> Response:
         run = await self._known(exchange, agent, run_id)
@@ -192,6 +221,26 @@ class AguiResource:
         await self._runs.cancel(run.id)
         body = msgspec.json.encode({"stopped": stopped, "runId": run.id})
         return Response(body, 202 if stopped else 200, {"cache-control": "no-store"}, "application/json")
+
+
+class _Told(NamedTuple):
+    """A run for a transcript."""
+
+    run_id: str
+    input: Any
+    messages: list[Any]
+    """What the agent said, if the run is over or waits for people: another one the client joins."""
+    over: bool
+    pause: Pause | None
+
+    def asked_after(self, messages: list[Any], entry: Entry) -> list[Any]:
+        """The conversation so far, of which `messages` were there before, once the user has said what it answers to."""
+        if entry.asked:
+            return continued(messages, entry.ids, entry.asked)
+        before, asked = said_in(self.input, self.run_id)
+        if before is None and asked and entry.history:
+            before = []
+        return [*(messages if before is None else taken_up(messages, before)), *asked]
 
 
 _FORMATS: Final[dict[str, Callable[[], AguiEvents | AguiLines]]] = {"sse": AguiEvents, "ndjson": AguiLines}
@@ -214,6 +263,19 @@ def _id(body: dict[str, object], name: str) -> str:
     if not is_id(given):
         raise BadRequest(f"{name} is a text of 1 to {ID_CHARACTERS} characters")
     return str(given)
+
+
+def _request(body: dict[str, Any]) -> Request:
+    """Raises BadRequest."""
+    context = body.get("context") or []
+    if not isinstance(context, list) or not all(isinstance(item, dict) for item in context):
+        raise BadRequest("context is a list of objects")
+    if body.get("tools"):
+        raise BadRequest(
+            "the tools of a client cannot be called by the agents of this server: send tools: [], and give the agent "
+            "tools of its own"
+        )
+    return Request(body.get("state") or None, tuple(context), body.get("forwardedProps") or None)
 
 
 def _key(agent: str, run_id: str) -> str:

@@ -36,7 +36,7 @@ from headwater.http.exchange import Exchange
 from headwater.model import BEGINNING, Head, Offset
 from headwater.runs import Runs
 from headwater.runs.record import read_head, stream_of
-from headwater.runs.threads import Entry, Threads
+from headwater.runs.threads import Entry
 
 DOORS: Final[dict[str, SdkVersion | None]] = {"chat": 6, "chat-v5": 5, "chat-v6": 6, "chat-v7": 7, "chat-text": None}
 """The last part of `api` -> the version that is spoken; None is the text stream."""
@@ -47,8 +47,8 @@ ID_CHARACTERS: Final = 255
 class ChatResource:
     """The chats of one Runs."""
 
-    def __init__(self, runs: Runs, threads: Threads) -> None:
-        self._runs, self._threads = runs, threads
+    def __init__(self, runs: Runs) -> None:
+        self._runs, self._threads = runs, runs.threads
 
     async def answer(self, exchange: Exchange, agent: str, door: str, rest: str) -> Response:
         """`rest`: what follows the door's path; a chat's id may have slashes."""
@@ -81,9 +81,14 @@ class ChatResource:
         if key is not None and not is_id(key):
             raise BadRequest(f"Idempotency-Key has 1 to {ID_CHARACTERS} characters")
         given = from_ui(body.get("messages"))
-        run = await self._runs.start(agent, given, thread_id=str(chat), idempotency_key=key, principal=principal)
-        if run.started:
-            await self._threads.note(principal, agent, str(chat), Entry(run.id))
+        run = await self._runs.start(
+            agent,
+            given,
+            thread_id=str(chat),
+            idempotency_key=key,
+            principal=principal,
+            entry=Entry(history=True),
+        )
         return self._following(exchange, agent, door, str(chat), run.id, late=not run.started)
 
     async def _stream(self, exchange: Exchange, agent: str, door: str, chat: str) -> Response:

@@ -44,6 +44,7 @@ from headwater.http.openai_requests import ResponseRequest, chat_request, respon
 from headwater.model import Head
 from headwater.runs import Run, Runs
 from headwater.runs.record import read_head, stream_of
+from headwater.runs.threads import Entry
 
 KEY_CHARACTERS: Final = 255
 
@@ -125,6 +126,7 @@ class OpenAIResource:
             idempotency_key=_key(exchange),
             principal=principal,
             note=CustomEvent(name=REQUEST, value=asked.note),
+            entry=Entry(history=True),
         )
         return await self._created(exchange, run, asked)
 

@@ -23,6 +23,7 @@ class Outages:
     def __init__(self, streams: Streams, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._failed_at = clock, -math.inf
         streams.on_commit.append(lambda _, __: self._worked())
+        streams.on_interruption.append(self.note)
 
     def __repr__(self) -> str:
         return f"<Outages [{'out' if self.is_out else 'none'}]>"
@@ -32,7 +33,7 @@ class Outages:
         return self._clock() < self._failed_at + UNREADY_SECONDS
 
     def note(self, error: Exception) -> None:
-        """A request ended in `error`."""
+        """A request ended in `error`, or a response did in its middle."""
         if isinstance(error, StoreUnavailable | StoreFileUnusable):
             self._failed_at = self._clock()
 

@@ -4,7 +4,7 @@
 |---|---|
 | POST `/v1/proxy/{upstream}/{endpoint}` | passed on; a streamed answer goes into a stream, which the client follows |
 | GET `/v1/proxy/{upstream}/{id}` | the same answer again, from `Last-Event-ID` on; `Location` of the POST says where |
-| POST `/v1/proxy/{upstream}/{id}/cancel` | let go of the upstream; the stream ends as cancelled |
+| POST `/v1/proxy/{upstream}/{id}/cancel` | let go of the upstream; the stream ends as cancelled, whoever makes it |
 
 The official clients work with `base_url=".../v1/proxy/{upstream}"`. The answer is asked for by this process and not by
 the request, once: a client that leaves changes nothing, and a POST with the Last-Event-ID or the Idempotency-Key of
@@ -24,11 +24,13 @@ import re
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, Literal
 
 import msgspec
 from starlette.responses import Response
 
+from headwater.decide import KIND as LABEL
 from headwater.decide import Append, Item, media_type
 from headwater.delivery import Delivery
 from headwater.errors import (
@@ -65,12 +67,14 @@ BODY_BYTES: Final = 32 * 1024 * 1024
 STOP_SECONDS: Final = 5.0
 """How long answers on their way get to be ended when the process ends."""
 
+_CANCELLED: Final = "the answer was cancelled"
 _EVENTS: Final = "text/event-stream"
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _LAST_ID: Final = re.compile(rf"({_ID.pattern})~(.+)")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
-Reason = Literal["cancelled", "interrupted"]
+Reason = Literal["cancelled", "interrupted", "ended"]
+"""`ended`: somebody else has ended its stream."""
 
 
 class _Asked(msgspec.Struct):
@@ -85,8 +89,7 @@ class Proxy:
     def __init__(self, streams: Streams, upstreams: Mapping[str, Upstream], *, ttl: int = TTL_SECONDS) -> None:
         """`upstreams` by the name in the path: small letters, digits and hyphens."""
         for name in upstreams:
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} cannot name an upstream: use small letters, digits and hyphens")
+            checked_upstream_name(name)
         self.streams, self.upstreams, self._ttl = streams, dict(upstreams), ttl
         self._delivery = Delivery(streams)
         self._passing: dict[str, _Passing] = {}  # by stream
@@ -211,12 +214,25 @@ class Proxy:
         passing = self._passing.get(stream)
         if passing is not None:
             passing.stop("cancelled")
-        elif not (await self.streams.head(stream)).closed:
-            raise Conflict("another process passes this answer on: ask that one, or let it end")
-        return Response(status_code=202 if passing is not None else 200)
+            return Response(status_code=202)
+        head = await self.streams.head(stream)
+        if head.labels.get(LABEL) != KIND:
+            raise NotFound("there is no such answer")
+        if not head.closed:  # another process makes it, or died doing so: it finds its stream ended
+            said = Append([Item(_error(_Cancelled(_CANCELLED)))], close=True, outcome="cancelled")
+            with suppress(StreamClosed):
+                await self.streams.carry_out(stream, said)
+        return Response(status_code=200)
 
     async def _finish_orphan(self, name: str, _: Head, why: HeadwaterError) -> None:
         await self.streams.carry_out(name, Append([Item(_error(why))], close=True, outcome="failed"))
+
+
+def checked_upstream_name(name: str) -> str:
+    """`name`, if it can be the part of a path. Raises ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name an upstream: use small letters, digits and hyphens")
+    return name
 
 
 class _Passing:
@@ -252,15 +268,26 @@ class _Passing:
         if not await self._claimed(streams):
             self.head.set_result(None)
             return
-        outcome, last = await self._outcome()
-        self._ending = True
+        watching = asyncio.create_task(self._watch(streams))
+        try:
+            outcome, last = await self._outcome()
+        finally:
+            self._ending = True
+            watching.cancel()
         if not self.head.done() or self.head.cancelled() or self.head.exception() or self.head.result():
             await streams.delete(self.writer.name)  # there is no answer to resume: the next attempt asks anew
             return
         try:
             await asyncio.shield(asyncio.ensure_future(self.writer.aclose(outcome, *last)))
         except StreamClosed:
-            _log.warning("answer %s was ended by another process", self.writer.name)
+            _log.info("answer %s was ended by another process", self.writer.name)
+
+    async def _watch(self, streams: Streams) -> None:
+        """Lets go of the upstream when somebody else ends the stream: an upstream may be silent for minutes."""
+        with suppress(HeadwaterError):  # what is appended next tells as well
+            async for page in streams.follow(self.writer.name, "now"):
+                if page.closed:
+                    self.stop("ended")
 
     async def _claimed(self, streams: Streams) -> bool:
         try:
@@ -286,8 +313,8 @@ class _Passing:
                     ending.note(event)
                     await self.writer.send(stored_event(event.data.encode(), _name_of(event.event)))
         except asyncio.CancelledError:
-            if self._stopped == "cancelled":
-                self.fail(cancelled := _Cancelled("the answer was cancelled"))
+            if self._stopped in ("cancelled", "ended"):
+                self.fail(cancelled := _Cancelled(_CANCELLED))
                 return "cancelled", [_error(cancelled)]
             self.fail(Draining("the server is going away; ask again"))
             return "failed", [_error(Interrupted())]

@@ -1,10 +1,16 @@
 """`/v1/runs`: start, list, look up, follow, answer, cancel.
 
+    GET /v1/runs?limit=&before=&agent=&status=&thread=
+
+A thread is its maker's: an id that another key uses, too, is another thread, whose runs are not found by it.
+
 Knows Runs and the wire form of its records. A retried POST attaches by Idempotency-Key; POST answers JSON, or the run's
 events at once where the client accepts those.
 """
 
 from __future__ import annotations
+
+from typing import cast, get_args
 
 import msgspec
 from starlette.responses import Response
@@ -16,7 +22,7 @@ from headwater.http.approvals import decided_by
 from headwater.http.exchange import Exchange
 from headwater.problems import not_allowed
 from headwater.runs import Record, Run, Runs
-from headwater.runs.record import stream_of
+from headwater.runs.record import Status, stream_of
 from headwater.runs.runs import When
 from headwater.sources import Answer
 
@@ -117,8 +123,17 @@ class RunResource:
 
     async def _list(self, exchange: Exchange) -> Response:
         exchange.authorize("list", "runs/")
-        limit = exchange.whole_number("limit", 50, MOST_LISTED)
-        records, next_ = await self._runs.list(before=exchange.query("before"), limit=limit)
+        status = exchange.query("status")
+        if status is not None and status not in get_args(Status):
+            raise BadRequest(f"status is one of {', '.join(get_args(Status))}")
+        records, next_ = await self._runs.list(
+            before=exchange.query("before"),
+            limit=exchange.whole_number("limit", 50, MOST_LISTED),
+            agent=exchange.query("agent"),
+            status=cast("Status | None", status),
+            thread=exchange.query("thread"),
+            principal=exchange.principal.name,
+        )
         visible = [record for record in records if exchange.allows("read", stream_of(record.id))]
         body = {"runs": [msgspec.to_builtins(record) for record in visible], "next": next_}
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")

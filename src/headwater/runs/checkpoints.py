@@ -8,7 +8,10 @@ Whoever takes a run over keeps the checkpoint that counts once more, under its o
 From then on the one before it can keep none, and what it kept ahead of the stream never counts. So the checkpoint to go
 on from is always: of the newest epoch, the last one that the stream has reached.
 
-Knows streams. Each run's are in `headwater/checkpoints/{run}`, which nobody but the server reads: states hold prompts.
+What came along with a run's input is kept here, too, before it begins: it is for the agent, and not for readers.
+
+Knows streams. Each run's are in `headwater/checkpoints/{run}`, and `headwater/requests/{run}`, which nobody but the
+server reads: states hold prompts.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ import msgspec
 from headwater.decide import Append, Create, Item, Stamp
 from headwater.errors import HeadwaterError, StreamNotFound, TooLarge
 from headwater.model import Config, Retention
+from headwater.sources import NO_REQUEST, Request
 from headwater.streams import Streams
 from headwater.writer import patiently
 
 PREFIX: Final = "headwater/checkpoints/"
+
+REQUESTS: Final = "headwater/requests/"
 
 KEPT: Final = Retention(messages=3)
 """One may be ahead of the stream."""
@@ -85,7 +91,25 @@ async def newest(streams: Streams, run_id: str, reached: int) -> Checkpoint | No
     return found
 
 
+async def keep_request(streams: Streams, run_id: str, request: Request) -> None:
+    """Durable when this returns; the first one counts. Raises TooLarge, StoreUnavailable."""
+    item = Item(msgspec.msgpack.encode(request))
+    if len(item.data) > streams.limits.message_bytes:
+        raise TooLarge("what comes along with the input is larger than a message may be")
+    create = Create(Config("application/msgpack", TTL_SECONDS), [item])
+    await patiently(lambda: streams.carry_out(REQUESTS + run_id, create))
+
+
+async def kept_request(streams: Streams, run_id: str) -> Request:
+    """What was kept; an empty one where nothing was."""
+    with suppress(StreamNotFound):
+        for message in (await streams.read(REQUESTS + run_id)).messages:
+            return msgspec.msgpack.decode(message.data, type=Request)
+    return NO_REQUEST
+
+
 async def drop(streams: Streams, run_id: str) -> None:
     """The run has ended. What cannot be dropped now goes by its TTL."""
-    with suppress(HeadwaterError):
-        await streams.delete(PREFIX + run_id)
+    for prefix in (PREFIX, REQUESTS):
+        with suppress(HeadwaterError):
+            await streams.delete(prefix + run_id)

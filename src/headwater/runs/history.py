@@ -42,6 +42,8 @@ UNKNOWN: Final = "The server went away during this call; it is not known how far
 @dataclass(slots=True)
 class _Call:
     opened: int
+    subagent: str | None = None
+    """Of whom it is a call, where not of the run itself."""
     started: int = 0
     """The position after it was last said that the tool begins; 0: never."""
     answered: int = 0
@@ -63,7 +65,8 @@ class History:
         self.asked: dict[str, dict[str, Any]] = {}
         self.decided: dict[str, dict[str, Any]] = {}
         self._paused: dict[str, int] = {}  # tool call id -> where the run first waited for its approval
-        self._shown: dict[str, int] = {}  # message id -> position; those that were retracted are left out
+        # Message id -> position, and whose it is; those that were retracted are left out.
+        self._shown: dict[str, tuple[int, str | None]] = {}
         self._resumed: list[int] = []
 
     @classmethod
@@ -92,9 +95,9 @@ class History:
             case "RUN_STARTED":
                 self.run_id, self.thread_id = event["runId"], event["threadId"]
             case "TEXT_MESSAGE_START" | "REASONING_MESSAGE_START":
-                self._shown[event["messageId"]] = position
+                self._shown[event["messageId"]] = position, event.get("subagentRunId")
             case "TOOL_CALL_START":
-                self.calls[event["toolCallId"]] = _Call(position)
+                self.calls[event["toolCallId"]] = _Call(position, event.get("subagentRunId"))
             case "TOOL_CALL_RESULT" if (call := self.calls.get(event["toolCallId"])) is not None:
                 call.answered = position
             case "CUSTOM":
@@ -154,11 +157,15 @@ class History:
         in_doubt = self.in_doubt(since)
         unmade = [id_ for id_, call in self.calls.items() if call.opened > since and not call.answered]
         events = self.parts.closing_events()
-        for id_ in [id_ for id_, position in self._shown.items() if position > since]:
-            events.append(custom(RETRACTED, messageId=id_, reason=INTERRUPTED))
+        for id_, (position, subagent) in self._shown.items():
+            if position > since:
+                taken_back = custom(RETRACTED, messageId=id_, reason=INTERRUPTED)
+                taken_back.subagent_run_id = subagent
+                events.append(taken_back)
         for id_ in unmade:
             said = UNKNOWN if id_ in in_doubt else NOT_RUN
             result = ToolCallResultEvent(message_id=f"{id_}.{attempt}", tool_call_id=id_, content=said, role="tool")
+            result.subagent_run_id = self.calls[id_].subagent
             events.append(result)
             self.calls[id_].answered = self.head.tail + len(events)
         value = {"attempt": attempt, "from": "input" if anew else "checkpoint"}

@@ -6,6 +6,7 @@ Knows the names and labels of run streams and the events in them; starts and sto
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, Literal
 
@@ -33,6 +34,13 @@ UNREAD: Final = "unread"
 
 TITLE_CHARACTERS: Final = 80
 
+LOOKED_AT: Final = 200
+MOST_LOOKED_AT: Final = 5000
+"""Heads in one step of a search, and in one search: some 20 ms."""
+
+OWN_THREAD: Final = "th_"
+"""What the id of a thread begins with that was made for a single run; then comes the run's."""
+
 Status = Literal["running", "waiting", "completed", "failed", "cancelled"]
 _STATUS: Final[dict[str, Status]] = {"completed": "completed", "cancelled": "cancelled"}
 
@@ -54,6 +62,21 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = None
     approvals: list[dict[str, Any]] | None = None
     """While it waits: what it asks, as its events say it (toolCallId, toolName, arguments)."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which runs are asked for; None: any."""
+
+    agent: str | None = None
+    thread: str | None = None
+    status: Status | None = None
+
+    def takes(self, record: Record) -> bool:
+        return (
+            self.agent in (None, record.agent)
+            and self.thread in (None, record.thread_id)
+            and self.status in (None, record.status)
+        )
 
 
 def new_id(now: int) -> str:
@@ -141,12 +164,45 @@ def _ending(terminal: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-async def list_records(streams: Streams, *, before: str | None, limit: int) -> tuple[list[Record], str | None]:
-    """Runs, newest first, and the id to give as `before` for the next ones (None: these were all)."""
-    after = None if before is None else stream_of(before)
-    found = await streams.list(PREFIX, after=after, limit=limit, newest=True)
-    records = [record_of(name.removeprefix(PREFIX), head) for name, head in found if _is_run(head)]
-    return records, found[-1][0].removeprefix(PREFIX) if len(found) == limit else None
+async def list_records(
+    streams: Streams, *, before: str | None, limit: int, wanted: Wanted | None = None
+) -> tuple[list[Record], str | None]:
+    """Runs, newest first, and the id to give as `before` for the next ones (None: these were all).
+
+    Where few of many are wanted, there may be fewer than `limit` although there are next ones.
+    """
+    wanted, records, looked = wanted or Wanted(), list[Record](), 0
+    most = limit if wanted == Wanted() else max(limit, LOOKED_AT)
+    while True:
+        after = None if before is None else stream_of(before)
+        found = await streams.list(PREFIX, after=after, limit=most, newest=True)
+        for name, head in found:
+            before = name.removeprefix(PREFIX)
+            if _is_run(head) and wanted.takes(record := record_of(before, head)):
+                records.append(record)
+                if len(records) == limit:
+                    return records, before
+        looked += len(found)
+        if len(found) < most:
+            return records, None
+        if looked >= MOST_LOOKED_AT:
+            return records, before
+
+
+async def records_among(
+    streams: Streams, ids: Iterable[str], *, before: str | None, limit: int, wanted: Wanted
+) -> tuple[list[Record], str | None]:
+    """The same of runs that are known by their ids; those that are gone are left out."""
+    records: list[Record] = []
+    for run_id in sorted(ids, reverse=True):
+        if before is not None and run_id >= before:
+            continue
+        if len(records) == limit:
+            return records, records[-1].id
+        with suppress(RunNotFound):
+            if wanted.takes(record := record_of(run_id, await read_head(streams, run_id))):
+                records.append(record)
+    return records, None
 
 
 def _is_run(head: Head) -> bool:

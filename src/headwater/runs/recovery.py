@@ -33,13 +33,13 @@ from headwater.errors import (
     StreamNotFound,
 )
 from headwater.model import Head, Offset
-from headwater.runs.checkpoints import Keeper, drop, newest
+from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
 from headwater.runs.history import BEGUN, History
 from headwater.runs.record import PREFIX, RESUMES, UNREAD, stream_of
 from headwater.runs.supervisor import Place, Supervised, Supervisor
 from headwater.runs.unread import left_alone
-from headwater.sources import Answer, Busy, Remembering, Resumable, Resumption, Source
+from headwater.sources import Answer, Busy, Remembering, Request, Resumable, Resumption, Source
 from headwater.streams import Streams
 from headwater.writer import MOST_TRIES, Writer
 
@@ -79,10 +79,16 @@ class Recovery:
         return self._streams.writer(stream_of(run_id), labels=labels, producer=MAKER)
 
     def place(
-        self, run_id: str, thread_id: str, writer: Writer, keeper: Keeper | None, labels: Mapping[str, str]
+        self,
+        run_id: str,
+        thread_id: str,
+        writer: Writer,
+        keeper: Keeper | None,
+        labels: Mapping[str, str],
+        request: Request,
     ) -> Place:
         alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
-        return Place(run_id, thread_id, writer, keeper, alone)
+        return Place(run_id, thread_id, writer, keeper, alone, request)
 
     @staticmethod
     def busy(source: Source) -> Busy | None:
@@ -162,7 +168,7 @@ class Recovery:
     ) -> bool:
         """Take the stream, beginning with `first` (None: with what an interruption calls for), and start the source."""
         run_id = history.run_id
-        writer = self.writer(run_id)
+        writer, request = self.writer(run_id), await kept_request(self._streams, run_id)
         epoch = writer.next_epoch(history.head)
         keeper = Keeper(self._streams, run_id, epoch)
         await keeper.keep(since, state)
@@ -172,7 +178,7 @@ class Recovery:
             history.say(first)
         if not await writer.take_over(history.head, *self._encoded(first)):
             return False
-        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels)
+        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels, request)
         calls = {id_: call.answered > 0 for id_, call in history.calls.items()}
         at = Resumption(epoch, state, calls, history.shown, history.answers)
         run = Supervised(place, history.parts, self._streams.clock)

@@ -7,18 +7,18 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 import msgspec
+from msgspec.structs import replace
 from starlette.datastructures import Headers, QueryParams
 
 from headwater.agui import CustomEvent, OpenParts, encode, run_started, stamped
-from headwater.decide import Create, Item
 from headwater.delivery import Delivery
 from headwater.errors import (
     AgentNotFound,
@@ -37,30 +37,33 @@ from headwater.formats.lines import Lines
 from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
-from headwater.model import Config, Head, Offset
-from headwater.runs.checkpoints import Keeper, drop
+from headwater.model import Head, Offset
+from headwater.runs import keys
+from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
     INPUT,
     KIND,
+    OWN_THREAD,
     RESUMES,
     UNREAD,
     Record,
+    Status,
+    Wanted,
     list_records,
     new_id,
     read_head,
     read_record,
     record_of,
+    records_among,
     stream_of,
     title_of,
 )
 from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
-from headwater.sources import Answer, Resumable, Source
+from headwater.runs.threads import Entry, Threads
+from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
-
-KEY_TTL_SECONDS: Final = 24 * 3600
-"""How long an Idempotency-Key is remembered: longer than anybody retries, short enough to forget."""
 
 CONTROL_TTL_SECONDS: Final = 3600
 
@@ -74,6 +77,10 @@ class _Asked(NamedTuple):
 
     input: Any
     note: CustomEvent | None
+    principal: str
+    entry: Entry | None
+    """None: the run is on a thread of its own, which needs no list of its runs."""
+    request: Request
 
 
 class Run:
@@ -150,6 +157,9 @@ class Runs:
         self.streams = streams
         self.delivery = delivery or Delivery(streams)
         self.agents: dict[str, Source] = {}
+        self._given: dict[str, Any] = {}
+        """The same, as they were given."""
+        self.threads = Threads(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
@@ -166,7 +176,8 @@ class Runs:
     def register(self, agent: Any, name: str | None = None) -> Source:
         """Make an agent startable under `name`, by default the slug of its own."""
         source = as_source(agent)
-        self.agents[name or source.name] = source
+        name = name or source.name
+        self.agents[name], self._given[name] = source, agent
         return source
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -225,13 +236,16 @@ class Runs:
         idempotency_key: str | None = None,
         principal: str = "",
         note: CustomEvent | None = None,
+        entry: Entry | None = None,
+        request: Request | None = None,
         cancel_when_unread: float | None = None,
     ) -> Run:
         """Start a run of `agent` (a registered name, or an agent) and return at once, its stream being there.
 
         `input` is what the agent takes: a text, or a list of messages. With an `idempotency_key` the same call again
         gives the same run and starts nothing; another call with that key raises KeyReused. A `note` goes into the
-        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it.
+        stream right behind the input: what the protocol, by which the run was asked for, has to remember of it; an
+        `entry`, what it has the thread of `thread_id` remember; a `request` is for the agent, by `sources.request()`.
         `cancel_when_unread`: end it when nobody has been reading it in this process for so many seconds. Raises
         AgentNotFound, BadRequest, Draining.
         """
@@ -240,21 +254,27 @@ class Runs:
             raise Draining("the server is going away; connect again")
         unread = {} if cancel_when_unread is None else {UNREAD: f"{cancel_when_unread:g}"}
         noted = {} if note is None else {"note": note.value}
-        body = _as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
+        noted |= {} if request in (None, NO_REQUEST) else {"request": request}
+        body = keys.as_json({"agent": name, "input": input, "thread_id": thread_id, **unread, **noted})
         run_id = new_id(self.streams.clock())
         if idempotency_key is not None:
-            run_id, fresh = await self._claim(idempotency_key, principal, body, run_id)
+            run_id, fresh = await keys.claim(self.streams, principal, idempotency_key, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         # Shielded: a stream that is made and a task that is not would be a run without an end.
-        thread = thread_id or f"th_{run_id}"
-        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, _Asked(input, note), unread))
+        remembered = (entry or Entry()) if thread_id else None
+        asked = _Asked(input, note, principal, remembered, request or NO_REQUEST)
+        thread = thread_id or OWN_THREAD + run_id
+        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, asked, unread))
         self._beginnings.add(beginning)
         beginning.add_done_callback(self._beginnings.discard)
         return Run(self, run_id, started=await asyncio.shield(beginning))
 
     def _named(self, agent: Any) -> tuple[str, Source]:
         if not isinstance(agent, str):
+            for name, given in self._given.items():
+                if given is agent and name in self.agents:  # so that its runs can wait, and outlive this process
+                    return name, self.agents[name]
             source = as_source(agent)
             return source.name, source
         known = self.agents.get(agent)
@@ -263,32 +283,15 @@ class Runs:
             raise AgentNotFound(f"no agent is registered as {agent!r}; there are: {names}")
         return agent, known
 
-    async def _claim(self, key: str, principal: str, body: bytes, run_id: str) -> tuple[str, bool]:
-        """The run that `key` stands for, and whether it is claimed now. Raises KeyReused."""
-        digest = hashlib.sha256(body).hexdigest()
-        name = _key_stream(principal, key)
-        claim = Item(_as_json({"run": run_id, "body": digest}))
-        decision = await self.streams.carry_out(name, Create(Config(_JSON, KEY_TTL_SECONDS), [claim]))
-        if decision.what == "created":
-            return run_id, True
-        held = msgspec.json.decode((await self.streams.read(name)).messages[0].data)
-        if held["body"] != digest:
-            raise KeyReused("this Idempotency-Key was used for another request")
-        return held["run"], False
-
     async def claimed(self, idempotency_key: str, *, principal: str = "") -> Run | None:
         """The run that was started with this key, if it is still remembered."""
-        try:
-            claims = await self.streams.read(_key_stream(principal, idempotency_key))
-        except StreamNotFound:
-            return None
-        run_id = msgspec.json.decode(claims.messages[0].data)["run"]
-        return Run(self, run_id, started=False) if await self._exists(run_id) else None
+        run_id = await keys.claimed(self.streams, principal, idempotency_key)
+        return Run(self, run_id, started=False) if run_id is not None and await self._exists(run_id) else None
 
     async def alias(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
         """Have `claimed` find the run by this key, too, unless the key stands for another one already."""
         with suppress(KeyReused):
-            await self._claim(idempotency_key, principal, _as_json({"run": run_id}), run_id)
+            await keys.claim(self.streams, principal, idempotency_key, keys.as_json({"run": run_id}), run_id)
 
     async def _exists(self, run_id: str) -> bool:
         try:
@@ -313,6 +316,8 @@ class Runs:
             raise BadRequest("the input is nested too deeply") from error
         if (busy := self._recovery.busy(source)) is not None:
             await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+        if resumable and asked.request != NO_REQUEST:
+            await keep_request(self.streams, run_id, asked.request)
         try:
             if not await writer.open(*first):
                 return False
@@ -322,9 +327,11 @@ class Runs:
         for event in started:
             parts.feed(event)
         keeper = Keeper(self.streams, run_id) if resumable else None
-        place = self._recovery.place(run_id, thread_id, writer, keeper, labels)
+        place = self._recovery.place(run_id, thread_id, writer, keeper, labels, asked.request)
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
+        if asked.entry is not None:
+            await self.threads.note(asked.principal, name, thread_id, replace(asked.entry, run=run_id))
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -338,9 +345,27 @@ class Runs:
         """What is known of a run. Raises RunNotFound."""
         return await read_record(self.streams, run_id)
 
-    async def list(self, *, before: str | None = None, limit: int = 50) -> tuple[list[Record], str | None]:
-        """Runs, newest first, and what to give as `before` for the next ones."""
-        return await list_records(self.streams, before=before, limit=limit)
+    async def list(
+        self,
+        *,
+        before: str | None = None,
+        limit: int = 50,
+        agent: str | None = None,
+        status: Status | None = None,
+        thread: str | None = None,
+        principal: str = "",
+    ) -> tuple[list[Record], str | None]:
+        """Runs, newest first, and what to give as `before` for the next ones; there may be some although few are given.
+
+        Those of an `agent`, in a `status`; of a `thread` those that `principal`, or nobody in particular, started.
+        """
+        wanted = Wanted(agent, thread, status)
+        if thread is None:
+            return await list_records(self.streams, before=before, limit=limit, wanted=wanted)
+        ids = {thread.removeprefix(OWN_THREAD)}
+        for owner, name in product({principal, ""}, self.agents if agent is None else [agent]):
+            ids |= {entry.run for entry in await self.threads.entries(owner, name, thread)}
+        return await records_among(self.streams, ids, before=before, limit=limit, wanted=wanted)
 
     async def cancel(self, run_id: str, *, when: When = "now") -> Record:
         """Ask for a run's end, `now` or when its current turn is over: then the model's answer is whole, and its tools
@@ -451,14 +476,3 @@ _FORMATS: Final[dict[str, Callable[[], Format]]] = {
     "ndjson": lambda: Lines(_JSON, tells_failure=True),
     "text": RunText,
 }
-
-
-def _key_stream(principal: str, key: str) -> str:
-    return f"headwater/keys/{hashlib.sha256(_as_json([principal, key])).hexdigest()}"
-
-
-def _as_json(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value, order="sorted")
-    except (TypeError, ValueError) as error:
-        raise BadRequest("the input is not JSON") from error

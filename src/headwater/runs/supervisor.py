@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -31,7 +32,8 @@ from headwater.agui import (
 )
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
-from headwater.sources import Paused, RunFailed, Stopped
+from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request
+from headwater.sources.chunks import Chunks
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -62,6 +64,8 @@ class Place:
     """None: no checkpoints are kept, and nobody can go on with it."""
     alone: Callable[[], Coroutine[Any, Any, None]] | None = None
     """Returns when it is to be cancelled because nobody reads it."""
+    request: Request = NO_REQUEST
+    """What came along with its input."""
 
 
 class Supervised:
@@ -71,9 +75,11 @@ class Supervised:
         """`parts`: fed with what the stream holds already."""
         self.run_id, self.thread_id, self.keeper = place.run_id, place.thread_id, place.keeper
         self._writer, self._clock, self._parts = place.writer, clock, parts
+        self._chunks = Chunks(self._new_id)
+        self._made = 0
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
-        self._alone = place.alone
+        self._alone, self._request = place.alone, place.request
         self._stopped: Reason | None = None
         self._stop_softly: Callable[[], None] | None = None
         self._ending = False
@@ -93,6 +99,17 @@ class Supervised:
         return self.keeper is not None
 
     async def emit(self, event: BaseEvent) -> None:
+        if self._chunks.concern(event):
+            for whole in self._chunks.events(event):
+                await self._put(whole)
+        else:
+            await self._put(event)
+
+    def _new_id(self) -> str:
+        self._made += 1
+        return f"{self.run_id}.c{0 if self.keeper is None else self.keeper.epoch}.{self._made}"
+
+    async def _put(self, event: BaseEvent) -> None:
         data = encode(stamped(event, self._clock()))  # before it is noted: what is not JSON does not go out
         self._parts.feed(event)
         await self._writer.send(data)
@@ -101,9 +118,10 @@ class Supervised:
         self._usage = list(entries)
 
     async def checkpoint(self, state: bytes, events: Sequence[BaseEvent] = ()) -> None:
-        await self._keep(state, len(events))
-        for event in events:
-            await self.emit(event)
+        whole = [event for given in events for event in self._chunks.events(given)]
+        await self._keep(state, len(whole))
+        for event in whole:
+            await self._put(event)
 
     async def _keep(self, state: bytes, ahead: int) -> None:
         """`ahead`: events that belong to it, and are still to be sent."""
@@ -123,7 +141,9 @@ class Supervised:
 
     def start(self, made: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """`made`: what the source does."""
-        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}")
+        own = copy_context()  # whoever starts it keeps theirs
+        own.run(current_request.set, self._request)
+        self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}", context=own)
         return self._task
 
     def stop(self, why: Reason) -> None:
@@ -189,7 +209,7 @@ class Supervised:
         except Paused:
             if self.keeper is not None:
                 raise
-            return self._failed("approval_not_supported", "A tool asks for an approval, which nobody can give here.")
+            return self._failed("approval_not_supported", "A tool asks for an approval: only a registered agent can.")
         except RunFailed as error:
             return self._failed(error.code, error.message)
         except (StreamClosed, ProducerFenced):

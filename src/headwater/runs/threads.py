@@ -26,11 +26,13 @@ LOOKED_AT: Final = 8
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a thread remembers."""
 
-    run: str
+    run: str = ""
     stopped: bool = False
     """This entry says that the run is to be stopped; the one that tells of its start came before."""
+    history: bool = False
+    """The run's input holds what was said before, so that a message that was edited stands in for what it replaced."""
     asked: list[Any] = []
-    """The messages that the client sent after the last one of the agent."""
+    """The messages that the client sent after the last one of the agent; none: they are in the run's input alone."""
     ids: list[str] = []
     """Ids of all messages that it sent."""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from headwater.delivery import Delivery, Policy
 from headwater.errors import BadRequest, MissingExtra
@@ -36,8 +36,10 @@ from headwater.streams import Streams
 from headwater.subscriptions import Subscriptions
 from headwater.subscriptions.addresses import checked_public_url
 
-if TYPE_CHECKING:  # runs need an extra that streams do not
+if TYPE_CHECKING:  # they need extras that streams do not
+    from headwater.http.proxy import Proxy
     from headwater.runs import Runs
+    from headwater.sources.openai_compatible import Upstream
 
 try:
     import uvicorn
@@ -45,7 +47,10 @@ try:
 except ImportError as error:
     raise MissingExtra("server", "uvicorn or uvloop") from error
 
+OnShutdown = Literal["resume", "interrupt"]
+
 DEFAULT_PORT: Final = 4437  # Durable Streams' own
+MOST_RESUMPTIONS: Final = 1000
 LAST_SECONDS: Final = 1.0
 """Of the grace period, kept for closing the store and the process itself."""
 
@@ -82,6 +87,12 @@ class ServeConfig:
     """Where this server is reached from outside, for callbacks of webhooks; None: as their maker reached it."""
     pages: Mapping[str, Page] = field(default_factory=dict)
     """Answers for further exact paths."""
+    on_shutdown: OnShutdown = "resume"
+    """What becomes of runs when this process ends in good order, as `Runs` takes it."""
+    most_resumptions: int = 5
+    """How often a run is gone on with from one checkpoint after its process died."""
+    proxy: Mapping[str, str] = field(default_factory=dict)
+    """Base URLs of OpenAI-compatible APIs behind `/v1/proxy/{name}`; the environment's NAME_API_KEY is each one's."""
 
 
 def check(config: ServeConfig) -> None:
@@ -102,6 +113,12 @@ def check_values(config: ServeConfig) -> None:
         raise BadRequest("--sse-max-seconds is from 1 to 86400, like 60; leave it out for responses without an end")
     if config.max_appends_per_second is not None and not 0.001 <= config.max_appends_per_second <= 1_000_000:
         raise BadRequest("--max-appends-per-second is a number above 0, like 20; leave it out for no limit")
+    if config.on_shutdown not in get_args(OnShutdown):
+        raise BadRequest(f"--on-shutdown is {' or '.join(get_args(OnShutdown))}")
+    if not 0 <= config.most_resumptions <= MOST_RESUMPTIONS:
+        raise BadRequest(f"--most-resumptions is a whole number from 0 (never) to {MOST_RESUMPTIONS}")
+    if config.proxy:
+        _upstreams(config)
     for origin in config.cors_origins:
         with _named("--cors-origin"):
             checked_origin(origin)
@@ -165,7 +182,7 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
     streams = Streams(config.store, retention=config.retention)
     delivery = Delivery(streams, Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds))
     bounds = Bounds(config.max_appends_per_second, config.max_readers, config.max_readers_per_client)
-    runs = _runs(streams, delivery, config)
+    runs, proxy = _runs(streams, delivery, config), _proxy(streams, config)
     # With keys it may be loopback behind a proxy, whose clients must not send this server to what else listens here.
     subscriptions = Subscriptions(streams, webhooks_to_loopback=hosts is not None, public_url=config.public_url)
     app = App(
@@ -176,12 +193,13 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
         delivery=delivery,
         admission=Admission(bounds),
         long_poll_seconds=config.long_poll,
-        pages=config.pages,
+        pages={**config.pages, **({"/v1/proxy/": proxy} if proxy is not None else {})},
         subscriptions=subscriptions,
     )
     listening = listen(config.host, config.port)
     try:
-        async with opened(streams, runs, subscriptions=subscriptions, on_signals=False):
+        closing = () if proxy is None else (proxy,)
+        async with opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False):
             server = _Server(_uvicorn(app, config), streams, runs)
             host = f"[{config.host}]" if ":" in config.host else config.host
             server.on_started = lambda: ready(f"http://{host}:{listening.getsockname()[1]}") if ready else None
@@ -198,11 +216,30 @@ def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs | N
         if config.agents:
             raise
         return None
-    runs = Runs(streams, delivery=delivery)
+    runs = Runs(streams, delivery=delivery, on_shutdown=config.on_shutdown, most_resumptions=config.most_resumptions)
     for name, agent in config.agents:
         source = runs.register(agent, name)
         logging.getLogger("headwater.server").info("agent %s is registered", name or source.name)
     return runs
+
+
+def _proxy(streams: Streams, config: ServeConfig) -> Proxy | None:
+    if not config.proxy:
+        return None
+    from headwater.http.proxy import Proxy
+
+    return Proxy(streams, _upstreams(config))
+
+
+def _upstreams(config: ServeConfig) -> dict[str, Upstream]:
+    """Raises BadRequest, and MissingExtra where there are some and no client to ask them with."""
+    from headwater.http.proxy import checked_upstream_name
+    from headwater.sources.openai_compatible import Upstream
+
+    try:
+        return {checked_upstream_name(name): Upstream.named(name, url) for name, url in config.proxy.items()}
+    except ValueError as error:
+        raise BadRequest(f"--proxy: {error}") from None
 
 
 def _uvicorn(app: App, config: ServeConfig) -> uvicorn.Config:

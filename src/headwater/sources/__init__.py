@@ -25,6 +25,7 @@ __all__ = [
     "Paused",
     "Question",
     "Remembering",
+    "Request",
     "Resumable",
     "Resumption",
     "RunFailed",
@@ -32,6 +33,7 @@ __all__ = [
     "Source",
     "Stopped",
     "progress",
+    "request",
     "tool_call_id",
 ]
 
@@ -49,7 +51,8 @@ class Sink(Protocol):
         """Whether checkpoints are kept: else there is no use in making them."""
 
     async def emit(self, event: BaseEvent) -> None:
-        """Puts `event` into the run's stream, in order. May wait for the store (back-pressure), never for readers."""
+        """Puts `event` into the run's stream, in order; AG-UI's *_CHUNK events as the whole ones they stand for. May
+        wait for the store (back-pressure), never for readers."""
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
         """What is known so far; replaces earlier entries. Goes onto the terminal event, also of a cancelled run."""
@@ -177,9 +180,34 @@ def tool_call_id() -> str | None:
 
     If the server dies while a tool runs, the tool runs again, with the same id: give it to what the tool calls as
     idempotency key (together with your own name for the tool, since not every model's ids are unique by themselves).
+    Not so inside an agent that is a tool itself: that agent begins anew, and its model makes its calls under new ids.
     """
     current = current_call.get()
     return None if current is None else current()
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a client sent along with a run's input, in AG-UI's words. It comes from outside: nothing in it is checked,
+    but that it is JSON. It is not in the run's stream, and no model is shown it unless you do so."""
+
+    state: Any = None
+    """The state of the client's application; None where it sent none, or an empty one."""
+    context: tuple[Mapping[str, Any], ...] = ()
+    """What the client's page tells of itself, usually as `description` and `value`."""
+    forwarded_props: Any = None
+    """What the client's application forwards to the agent."""
+
+
+NO_REQUEST: Final = Request()
+
+current_request: Final[ContextVar[Request]] = ContextVar("headwater_request", default=NO_REQUEST)
+"""Set by the supervisor in the context of each run."""
+
+
+def request() -> Request:
+    """What came along with the input of the current run, for its tools, instructions and hooks. It is empty where
+    nothing did, and outside of a run. A run that another process goes on with has it there, too."""
+    return current_request.get()
 
 
 def progress(message: str | None = None, *, fraction: float | None = None, data: JSON = None) -> None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -36,6 +36,8 @@ ENDPOINTS: Final = frozenset({"chat/completions", "completions", "responses"})
 
 IDLE_SECONDS: Final = 120.0
 """Without a byte from the upstream, after which its answer counts as cut. Models think in silence for a minute."""
+TOTAL_SECONDS: Final = 3600.0
+"""Of one answer, however busy its upstream is: the longest researches in the field take half of it."""
 LAST_SECONDS: Final = 1.0
 """For the end of the body behind the end of the answer."""
 CONNECT_SECONDS: Final = 10.0
@@ -80,24 +82,20 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         endpoints: frozenset[str] = ENDPOINTS,
         idle_timeout: float = IDLE_SECONDS,
+        total_timeout: float = TOTAL_SECONDS,
     ) -> None:
         """`base_url` as the openai clients take it (`https://api.openai.com/v1`); `key`: its API key, from the
         environment (`os.environ["OPENAI_API_KEY"]`); `headers`: more to be sent with each request; `idle_timeout`:
-        seconds of silence after which an answer counts as cut. Raises ValueError for what is no such URL.
+        seconds of silence after which an answer counts as cut; `total_timeout`: seconds that it may take altogether.
+        Raises ValueError for what is no such URL.
         """
-        place = urlsplit(base_url)
-        if (
-            place.scheme not in ("http", "https")
-            or not place.hostname
-            or place.username
-            or place.query
-            or place.fragment
-        ):
+        if not _is_plain(urlsplit(base_url)):
             raise ValueError("an upstream is http(s)://host/path, without a user name or a query")
         self.base_url, self.endpoints = base_url.rstrip("/"), endpoints
         self._key = key
         self._headers = {**(headers or {}), **({"authorization": f"Bearer {key}"} if key else {})}
         self._timeout = httpx.Timeout(idle_timeout, connect=CONNECT_SECONDS)
+        self._total = total_timeout
         self._client: asyncio.Task[httpx.AsyncClient] | None = None
 
     def __repr__(self) -> str:
@@ -116,9 +114,20 @@ class Upstream:
 
     @asynccontextmanager
     async def ask(self, endpoint: str, body: bytes) -> AsyncIterator[httpx.Response]:
-        """Send `body`, and give the answer as soon as its head is there. Raises UpstreamUnreachable."""
+        """Send `body`, and give the answer as soon as its head is there. Raises UpstreamUnreachable, and UpstreamCut
+        when sending and reading together take too long."""
         if endpoint not in self.endpoints:
             raise ValueError(f"{endpoint!r} is none of this upstream's endpoints")
+        try:
+            async with asyncio.timeout(self._total) as limit, self._sent(endpoint, body) as response:
+                yield response
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise UpstreamCut("the upstream's answer took too long") from error
+
+    @asynccontextmanager
+    async def _sent(self, endpoint: str, body: bytes) -> AsyncIterator[httpx.Response]:
         client = await self._opened()
         fields = {
             **self._headers,
@@ -180,6 +189,13 @@ class Upstream:
     def _made(self) -> httpx.AsyncClient:
         secure = self.base_url.startswith("https:")  # else no certificate is ever asked for, and none need be read
         return httpx.AsyncClient(timeout=self._timeout, limits=httpx.Limits(max_connections=None), verify=secure)
+
+
+def _is_plain(place: SplitResult) -> bool:
+    with suppress(ValueError):  # a port that is none
+        more = place.username or place.query or place.fragment or place.port == 0
+        return place.scheme in ("http", "https") and bool(place.hostname) and not more
+    return False
 
 
 async def _read_out(chunks: AsyncIterator[bytes]) -> None:

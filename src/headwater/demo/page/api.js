@@ -96,8 +96,8 @@ export const eventsUrl = (id, offset) =>
   `${runPath(id)}/events${offset ? `?offset=${encodeURIComponent(offset)}` : ""}`;
 
 /** One page of runs, newest first: { runs, next }; `next` is the next page's `before`. Tried once: the caller polls. */
-export const listRuns = ({ limit = 50, before } = {}) =>
-  request(`v1/runs?${new URLSearchParams({ limit, ...(before && { before }) })}`);
+export const listRuns = ({ limit = 50, before, thread } = {}) =>
+  request(`v1/runs?${new URLSearchParams({ limit, ...(before && { before }), ...(thread && { thread }) })}`);
 
 /** Starts a run, or attaches to the one that an earlier try with the same key has started. */
 export const startRun = ({ key, body }, signal) =>

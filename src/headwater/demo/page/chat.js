@@ -20,7 +20,6 @@ const POLL = 3000;
 const POLL_LOST = 1000;
 /** How much of the past is read at once, and how often at most to find all runs of one thread. */
 const OLDER = 200;
-const OLDER_PAGES = 20;
 /** A tab hidden for so long gives its connections back: a browser has six for all tabs of a host. */
 const REST = 15000;
 /** A cut shorter than this is not worth a person's attention. */
@@ -152,14 +151,17 @@ async function poll() {
   }
 }
 
-/** All runs of a thread, however old: the list is not by thread, so it is read to its end, once for all threads. */
+/** All runs of a thread, however old. */
 async function readThread(asked) {
   asked.merge([...runs.values()]);
-  for (let page = 0; older && page < OLDER_PAGES; page++) {
-    await showOlder();
+  let before;
+  do {
+    const page = await listRuns({ limit: OLDER, before, thread });
     if (asked !== conversation) return;
-    asked.merge([...runs.values()]);
-  }
+    for (const run of page.runs) runs.set(run.id, run);
+    asked.merge(page.runs);
+    before = page.next;
+  } while (before);
   complete = true;
 }
 
