@@ -1,4 +1,4 @@
-"""Gathers how the cells of the matrix went: `pytest -m cell --clients-table docs/clients.md` writes the page.
+"""Gathers how the cells of the matrix went: `pytest -m cell --clients-table=docs/clients.md` writes the page.
 
 A pytest plugin, loaded by conftest. Knows the marks, not the clients.
 """

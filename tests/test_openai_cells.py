@@ -135,7 +135,8 @@ def places(client: str) -> Iterator[object]:
 async def test_a_chat_that_was_cut_is_asked_for_again(each: int, abrupt: bool) -> None:
     async with serving(TOOL, WORDS, around=functools.partial(EventCutter, each=each, abrupt=abrupt, times=2)) as site:
         chunks, connections = await chat_again(site.client, MOST)
-        assert (said(chunks), connections, await site.runs_made()) == (TEXT, 3, 1)
+        assert (said(chunks), await site.runs_made()) == (TEXT, 1)
+        assert connections in (2, 3)  # what is past comes rolled up, and may be over by the second cut
 
 
 @pytest.mark.server
@@ -143,7 +144,8 @@ async def test_a_chat_that_was_cut_is_asked_for_again(each: int, abrupt: bool) -
 async def test_npm_a_chat_that_was_cut_is_asked_for_again(ask: Callable[..., Any], each: int, abrupt: bool) -> None:
     async with serving(TOOL, WORDS, around=functools.partial(EventCutter, each=each, abrupt=abrupt, times=2)) as site:
         got = await ask(site, "chatAgain", create=CHAT, key="k1", most=MOST)
-        assert (said(got["chunks"]), got["connections"], await site.runs_made()) == (TEXT, 3, 1)
+        assert (said(got["chunks"]), await site.runs_made()) == (TEXT, 1)
+        assert got["connections"] in (2, 3)
 
 
 @cell("openai-python chat", "one event per connection")
