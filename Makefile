@@ -1,13 +1,14 @@
 # Every command sets up what it needs first. PYTHON=python3.13 (or a path) uses that interpreter, in an environment of its own.
 export PYTHON
 
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench js
 
 help:
 	@echo "make demo    an agent on a local language model, streamed to a page in your browser"
 	@echo "make test    all tests: the fast ones, then those that start real servers"
 	@echo "make check   style, types, the floors of the house and its public face"
 	@echo "make bench   the benchmarks, beside the servers they are compared with (bench/README.md)"
+	@echo "make js      the package for JavaScript, built and packed into dist/ (clients/js/README.md)"
 
 demo:
 	@scripts/demo
@@ -20,3 +21,6 @@ check:
 
 bench:
 	@scripts/bench
+
+js:
+	@scripts/js

@@ -3,7 +3,7 @@
     headwater serve tests.agents_to_read:bot
 
 `words` speaks in its own time, `tool` calls one first, `error` breaks off, `hold` begins and never goes on, `history`
-says what the model was sent.
+says what the model was sent, `approval` calls a tool that has to be approved, and a second one that has not.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import openai
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scripted_model import SECRET, Answer, _sent, calls
+from scripted_model import SECRET, Answer, Call, _sent, calls
 
 WORDS = [f"word {number} 漢\u2028字\n" for number in range(20)]
 
@@ -34,6 +34,22 @@ def script(asked: str, messages: list[dict[str, Any]]) -> Answer:
         return ["Hel", "lo", ConnectionError("cut")]
     if asked == "hold":
         return ["Hel", asyncio.Event()]
+    if asked == "approval" and messages[-1]["role"] != "tool":
+        both = [("danger", {"n": 1}), ("search", {"q": "x"})]
+        return [
+            Call(
+                index=at,
+                id=f"call_{len(messages)}_{at}",
+                type="function",
+                function={"name": name, "arguments": json.dumps(given)},
+            )
+            for at, (name, given) in enumerate(both)
+        ]
+    if asked == "approval":
+        return [
+            "It said: ",
+            next(m["content"] for m in messages if m["role"] == "tool" and "found" not in m["content"]),
+        ]
     if asked == "history":
         return [json.dumps([[message["role"], _text(message)] for message in messages])]
     return ["?"]
@@ -66,6 +82,12 @@ def search(q: str) -> dict[str, str]:
     return {"found": q}
 
 
+@agents.function_tool(needs_approval=True)
+def danger(n: int) -> str:
+    """Asks first."""
+    return f"dared {n}"
+
+
 _http = httpx.AsyncClient(transport=httpx.MockTransport(_answer))
 _client = openai.AsyncOpenAI(api_key=SECRET, base_url="http://model.test/v1", max_retries=0, http_client=_http)
-bot = agents.Agent(name="Bot", model=agents.OpenAIChatCompletionsModel("tiny", _client), tools=[search])
+bot = agents.Agent(name="Bot", model=agents.OpenAIChatCompletionsModel("tiny", _client), tools=[search, danger])

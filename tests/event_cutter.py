@@ -5,20 +5,24 @@ App(...)  ->  EventCutter(App(...), each=3, abrupt=True)
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from headwater.delivery import Cut
 
 
 class EventCutter:
-    """Every answer that is an event stream is over after `each` events: as if it had ended, or `abrupt`ly."""
+    """Every answer that is an event stream is over after `each` events: as if it had ended, or `abrupt`ly.
 
-    def __init__(self, application: Any, *, each: int, abrupt: bool) -> None:
-        self._application, self._each, self._abrupt = application, each, abrupt
+    `times`: only the first so many.
+    """
+
+    def __init__(self, application: Any, *, each: int, abrupt: bool, times: float = math.inf) -> None:
+        self._application, self._each, self._abrupt, self._times = application, each, abrupt, times
         self.cuts = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or self.cuts >= self._times:
             await self._application(scope, receive, send)
             return
         left, is_stream = self._each, False

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from agents import Agent
 
 from asgi_client import Client
-from headwater import leases
+from headwater import Streams, leases
 from headwater.errors import BadRequest, Conflict, RunNotFound
 from headwater.http import App
 from headwater.http.auth import Keys, Principal
-from headwater.runs import Run, recovery
+from headwater.runs import Run, Runs, recovery
 from headwater.sources import Answer
-from run_processes import Process, Processes, custom, final_text, processes, read, results, seen
-from scripted_model import Call, calls
+from run_processes import Process, Processes, Tools, custom, final_text, processes, read, results, seen
+from scripted_model import Answer as Said
+from scripted_model import Call, calls, scripted
 
 ASK = calls("danger", {"n": 1}, "d1")
 ASK_TWICE = [
@@ -71,6 +75,18 @@ async def test_what_is_rejected_does_not_run_and_the_model_is_told_why(process: 
         assert results(events) == {"d1": "not on a Friday"}
         assert one.asked[-1]["messages"][-1]["content"] == "not on a Friday"
         assert final_text(events) == "as you wish"
+
+
+async def test_what_the_agent_said_before_is_there_still(process: Processes) -> None:
+    said = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    async with process(ASK, ["done"]) as one:
+        run = await one.runs.start("bot", [{"role": role, "content": content} for role, content in said])
+        async with asyncio.timeout(5):
+            while (await run.record()).status != "waiting":
+                await asyncio.sleep(0.005)
+        await run.approve("d1")
+        assert final_text(await read(run, one.streams)) == "done"
+        assert [(message["role"], message["content"]) for message in one.asked[-1]["messages"][:3]] == said
 
 
 async def test_of_several_questions_each_is_answered_and_then_it_goes_on(process: Processes) -> None:
@@ -133,6 +149,50 @@ async def test_a_waiting_run_outlives_its_process(process: Processes) -> None:
         await two.runs.answer(run.id, {"d1": YES})
         assert final_text(await read(run, two.streams)) == "done"
         assert two.tools.done == [("danger", "d1")]
+
+
+@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_tool_of_an_agent_inside_a_tool_asks_too(tmp_path: Path, approved: bool, restarted: bool) -> None:
+    def bot(tools: Tools, outside: list[Said], within: list[Said]) -> Agent[Any]:
+        inner = Agent(name="Inner", tools=tools.all(), model=scripted(*within))
+        return Agent(name="bot", tools=[inner.as_tool("ask", "asks")], model=scripted(*outside))
+
+    tools, url = Tools(), f"sqlite:///{tmp_path}/runs.db"
+    before: list[list[Said]] = [[calls("ask", {"input": "?"}, "o1")], [calls("pay", {"n": 1}, "p1"), ASK]]
+    after: list[list[Said]] = [["done"], ["said inside"]]
+    first = bot(tools, before[0] + after[0] * (not restarted), before[1] + after[1] * (not restarted))
+    async with AsyncExitStack() as open_:
+        streams = await open_.enter_async_context(Streams(url))
+        runs = await open_.enter_async_context(Runs(streams, first))
+        run = await waiting(Process(streams, runs, tools, []))
+        if restarted:
+            await open_.aclose()
+            streams = await open_.enter_async_context(Streams(url))
+            runs = await open_.enter_async_context(Runs(streams, bot(tools, *after)))
+        await runs.answer(run.id, {"d1": YES if approved else NO})
+        events = await read(run, streams)
+    assert tools.done == [("pay", "p1")] + [("danger", "d1")] * approved
+    assert results(events) == {"p1": "paid 1", "d1": "dared 1" if approved else NO.message, "o1": "said inside"}
+    segments = [event for event in events if event["type"] == "SUBAGENT_FINISHED"]
+    assert [event.get("outcome", {}).get("type") for event in segments] == ["suspended", None]
+    assert final_text(events) == "said insidedone"
+
+
+async def test_an_agent_that_was_handed_the_run_asks_and_goes_on_in_another_process(tmp_path: Path) -> None:
+    def bot(tools: Tools, *said: Said) -> Agent[Any]:
+        model = scripted(*said)
+        return Agent(name="bot", model=model, handoffs=[Agent(name="Second", tools=tools.all(), model=model)])
+
+    tools, url = Tools(), f"sqlite:///{tmp_path}/runs.db"
+    async with Streams(url) as here, Runs(here, bot(tools, calls("transfer_to_second", {}, "h1"), ASK)) as one:
+        run = await waiting(Process(here, one, tools, []))
+    async with Streams(url) as there, Runs(there, bot(tools, ["done"])) as two:
+        await two.answer(run.id, {"d1": YES})
+        events = await read(run, there)
+    assert tools.done == [("danger", "d1")]
+    assert [e["stepName"] for e in events if e["type"] == "STEP_STARTED"] == ["bot", "Second", "Second"]
+    assert final_text(events) == "done"
 
 
 async def test_a_process_that_dies_after_the_answer_is_followed_by_another(process: Processes) -> None:

@@ -158,7 +158,7 @@ async def test_a_run_is_whole_through_cuts_of_every_connection(asked: str, outco
         await run.wait()
         log = [(m.data, str(m.offset)) for m in (await streams.read(run.stream)).messages]
         async with serving(streams, runs) as port, through(port) as (proxy, client):
-            events = f"{proxy.url}/v1/runs/{run.id}/events"
+            events = f"{proxy.url}/v1/runs/{run.id}/events?rollup=0"
             assert await followed(client, events) == (log, outcome)
             for length in range(1200, 1600, 13):
                 proxy.cuts = itertools.repeat(length)

@@ -150,7 +150,7 @@ class Round:
         self._proxies = [CuttingProxy(port, cuts, abrupt=rst) for cuts, rst in zip(self.cuts, abrupt, strict=True)]
 
     async def read(self, page: Any, run_id: str) -> dict[str, bytes]:
-        path = f"/v1/runs/{run_id}/events"
+        path = f"/v1/runs/{run_id}/events?rollup=0"
         async with contextlib.AsyncExitStack() as stack:
             through = [(await stack.enter_async_context(proxy)).url for proxy in self._proxies]
             await page.goto(f"{through[1]}/healthz")
@@ -212,7 +212,7 @@ async def test_a_server_killed_in_mid_answer_takes_it_back_and_gives_another(
         page = await browser.new_page()
         await page.goto(f"{demo.url}/healthz")
         run_id = await start_run(demo, STORY)
-        path, by_curl, by_tail = f"/v1/runs/{run_id}/events", Count(), Count()
+        path, by_curl, by_tail = f"/v1/runs/{run_id}/events?rollup=0", Count(), Count()
         async with asyncio.timeout(60), asyncio.TaskGroup() as readers:
             tasks = [
                 readers.create_task(curl(curl_path, demo.url + path, by_curl)),

@@ -76,6 +76,7 @@ headwater.runs
     async wait(self)
   Runs(streams, *agents, delivery=None, on_shutdown='resume', most_resumptions=5)
     async aclose(self)
+    async alias(self, run_id, idempotency_key, *, principal='')
     async answer(self, run_id, answers, *, by='')
     async cancel(self, run_id, *, when='now')
     async claimed(self, idempotency_key, *, principal='')
@@ -85,6 +86,7 @@ headwater.runs
     async open(self)
     async record(self, run_id)
     register(self, agent, name=None)
+    async settle(self, run_id, answers, *, by='')
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
           entry=None, request=None, cancel_when_unread=None)
     statistics(self)
@@ -323,6 +325,7 @@ asyncio.run(main())
     [
         ("headwater.runs", "ag_ui", "agents"),
         ("headwater.sources.openai_agents", "agents", "agents"),
+        ("headwater.http.chatkit", "chatkit", "chatkit"),
         ("headwater.client", "httpx", "server"),
         ("headwater.server", "uvicorn", "server"),
         ("headwater.server", "uvloop", "server"),

@@ -314,7 +314,7 @@ async def test_runs_of_a_mounted_app_stream_through_the_middleware() -> None:
                 before.append(await reading.event())
         gate.set()
         rest = await client.post("/live/v1/runs", json=asked, headers={**headers, "last-event-id": before[-1].id})
-        whole = await client.get(response.headers["location"])
+        whole = await client.get(response.headers["location"], params={"rollup": "0"})
         assert rest.status_code == 200
         assert before + events(rest) == events(whole)
         assert json.loads(events(whole)[-1].data)["type"] == "RUN_FINISHED"

@@ -211,6 +211,7 @@ def test_the_text_of_a_run_is_its_answer_and_nothing_else():
         {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "Hé"},
         {"type": "TOOL_CALL_ARGS", "delta": '{"type":"TEXT_MESSAGE_CONTENT"}'},
         {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": 'l"lo\n'},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "s", "delta": "aside", "subagentRunId": "s"},
     ]
     data = [json.dumps(event, separators=(",", ":")).encode() for event in events]
     assert RunText().render(page_of(*data)) == 'Hél"lo\n'.encode()

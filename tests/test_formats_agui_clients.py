@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from ag_ui.core import RunFinishedEvent, RunFinishedInterruptOutcome
 from hypothesis import given
 
-from headwater.agui import RETRACTED
+from headwater.agui import RETRACTED, WAITING
 from headwater.formats.agui_events import HIDDEN, AguiEvents, AguiLines
+from headwater.formats.langchain import NOTED
 from headwater.formats.openai_responses import REQUEST
 from headwater.formats.transcript import Transcript, asked_by, continued, said_in, taken_up
 from headwater.model import Message, Page
@@ -26,7 +28,7 @@ def test_the_events_as_they_are_but_for_the_input(run: list[Message]) -> None:
 
 
 def test_what_is_hidden_is_what_others_write() -> None:
-    assert {INPUT, REQUEST} == HIDDEN
+    assert {INPUT, REQUEST, NOTED, WAITING} == HIDDEN
     other = [
         {"type": "CUSTOM", "name": "mine", "value": "run.input"},
         {"type": "TEXT_MESSAGE_CONTENT", "delta": '"CUSTOM"'},
@@ -186,3 +188,64 @@ def test_where_a_conversation_is_taken_up(before: list[str], length: int) -> Non
 
     transcript = [message(role, text) for text in "aba" for role in ("user", "assistant")]
     assert taken_up(transcript, [message("user", text) for text in before]) == transcript[:length]
+
+
+# -- runs that wait for people ----------------------------------------------------------------------------------------
+
+ASKED = {"toolCallId": "c", "toolName": "look", "arguments": '{"n": 1}'}
+WAITS = {"type": "CUSTOM", "name": "run.waiting", "value": {"threadId": "t", "runId": RUN, "approvals": [ASKED]}}
+STARTED = b'{"type":"RUN_STARTED"}'
+
+
+def page_of(run: list[Message], *, up_to_date: bool = True, closed: bool = False) -> Page:
+    return Page(run, run[0].offset._replace(position=0), run[-1].offset, up_to_date, closed)
+
+
+def test_a_run_that_waits_is_finished_by_an_interrupt() -> None:
+    page = page_of(messages(*CALL, WAITS))
+    *_, before, last = Decoder().feed(AguiEvents().render(page))
+    assert (before.id, last.id) == (str(page.messages[-2].offset), f"{page.next}.0000")
+    told = RunFinishedEvent.model_validate_json(last.data)
+    assert (told.thread_id, told.run_id) == ("t", RUN)
+    assert isinstance(told.outcome, RunFinishedInterruptOutcome)
+    (interrupt,) = told.outcome.interrupts
+    assert (interrupt.id, interrupt.reason, interrupt.tool_call_id) == (f"{RUN}~c", "approval_required", "c")
+    assert interrupt.metadata == {"kind": "approval", "toolName": "look", "input": {"n": 1}}
+    line = json.loads(AguiLines().render(page).splitlines()[-1])
+    assert line == {"id": last.id, "chunk": json.loads(last.data)}
+    assert AguiEvents().pauses(page)
+    assert AguiLines().pauses(page)
+
+
+def test_a_run_that_went_on_or_may_have_is_not_finished() -> None:
+    run = messages(*CALL, WAITS)
+    gone_on = messages(*CALL, WAITS, *text("m1", "ok"))
+    of_another = messages({**WAITS, "value": 5})
+    pages = page_of(run, up_to_date=False), page_of(run, closed=True), page_of(gone_on), page_of(of_another)
+    for page in pages:
+        for format_ in AguiEvents(), AguiLines():
+            assert not format_.pauses(page)
+            assert b"RUN_FINISHED" not in format_.render(page)
+            assert b"run.waiting" not in format_.render(page)
+
+
+def test_the_rest_of_a_run_begins_with_its_start() -> None:
+    after = messages()[0].offset
+    events, lines = AguiEvents(), AguiLines()
+    events.begin(STARTED, after)
+    lines.begin(STARTED, after)
+    (event,) = Decoder().feed(events.opening)
+    assert (event.id, event.data.encode()) == (str(after), STARTED)
+    assert json.loads(lines.opening) == {"id": str(after), "chunk": json.loads(STARTED)}
+
+
+def test_the_transcript_says_what_was_asked_and_decided() -> None:
+    asked = {"type": "CUSTOM", "name": "approval.requested", "value": ASKED}
+    made = {"type": "CUSTOM", "name": "approval.decided", "value": {"toolCallId": "c", "approved": False}}
+    approval = {"id": f"{RUN}~c", "needsApproval": True}
+    (part,) = kept(*CALL[:3], asked)[0]["parts"]
+    assert (part["state"], part["approval"]) == ("approval-requested", approval)
+    (part,) = kept(*CALL[:3], asked, made)[0]["parts"]
+    assert (part["state"], part["approval"]) == ("approval-responded", approval | {"approved": False})
+    assert [message["id"] for message in kept(*CALL[:3], asked, made, CALL[3], *text("m1", "ok"))] == ["m0", "m1"]
+    assert kept(asked, made) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headwater.agui import RETRACTED, TOOL_PROGRESS
 from headwater.errors import BadOffset, Draining
-from headwater.formats.ai_sdk import NO_OUTPUT, NOT_JSON, UiMessageChunks
+from headwater.formats.ai_sdk import NO_OUTPUT, NOT_JSON, UiMessageChunks, started
 from headwater.formats.projection import Place, ProjectedEvents, parse_id
 from headwater.model import Message, Offset, Page
 from headwater.runs.record import INPUT
@@ -354,3 +354,98 @@ def test_an_interruption_is_a_comment_only() -> None:
     assert not events.ends_openly
     assert "run" in repr(events)
     assert "0 texts" in repr(UiMessageChunks())
+
+
+# -- runs that wait for people ----------------------------------------------------------------------------------------
+
+ASKED = {"toolCallId": "c", "toolName": "look", "arguments": '{"n": 1}'}
+ASK = [*call(arguments='{"n": 1}'), custom("approval.requested", ASKED)]
+WAITS = custom("run.waiting", {"threadId": "t", "runId": RUN, "approvals": [ASKED]})
+REQUEST = {"type": "tool-approval-request", "approvalId": f"{RUN}~c", "toolCallId": "c"}
+PAUSE = ["finish-step", "finish", None]
+
+
+def decided(approved: bool, **more: str) -> dict[str, Any]:
+    return custom("approval.decided", {"toolCallId": "c", "approved": approved, **more})
+
+
+def answered(content: str) -> dict[str, Any]:
+    return {"type": "TOOL_CALL_RESULT", "messageId": "x", "toolCallId": "c", "content": content}
+
+
+def test_a_tool_is_asked_for_and_then_runs() -> None:
+    made = chunks(7, *ASK, WAITS, decided(True), answered("5"), FINISHED)
+    assert made[4] == REQUEST
+    assert made[5] == {"type": "tool-approval-response", "approvalId": f"{RUN}~c", "approved": True}
+    assert kinds(made)[6:] == ["tool-output-available", "finish-step", "finish", None]
+    six = chunks(6, *ASK, WAITS, decided(True), answered("5"), FINISHED)
+    said = {"type": "data-approval-decided", "data": {"toolCallId": "c", "approved": True}, "id": "c"}
+    assert six == [*made[:5], said, *made[6:]]
+
+
+def test_a_tool_that_was_denied_has_no_output() -> None:
+    made = chunks(7, *ASK, WAITS, decided(False, message="no"), answered("no"), FINISHED)
+    assert made[5] == {"type": "tool-approval-response", "approvalId": f"{RUN}~c", "approved": False, "reason": "no"}
+    assert made[6] == {"type": "tool-output-denied", "toolCallId": "c"}
+    assert kinds(chunks(6, *ASK, decided(False), answered("no"), FINISHED))[6] == "tool-output-denied"
+
+
+def test_version_5_has_no_approvals_and_does_not_pause() -> None:
+    made = chunks(5, *ASK, WAITS, decided(False), answered("no"), FINISHED)
+    assert kinds(made)[4:7] == ["data-approval-requested", "data-approval-decided", "tool-output-available"]
+    assert made[4]["data"] == ASKED
+    assert UiMessageChunks(5).pause() == ()
+
+
+def test_what_a_subagent_asks_is_a_call_of_the_message() -> None:
+    inner = [{**event, "subagentRunId": "s"} for event in call(arguments='{"n": 1}')]
+    made = chunks(6, *inner, custom("approval.requested", ASKED), {**answered("5"), "subagentRunId": "s"}, FINISHED)
+    assert kinds(made)[4:6] == ["tool-input-available", "tool-approval-request"]
+    assert made[4]["input"] == {"n": 1}
+    assert kinds(made)[6:8] == ["data-subagent-event", "tool-output-available"]
+
+
+def standing(run: list[Message], place: Place | None = None) -> tuple[list[Event], bool]:
+    """What a reader gets who finds this at the tail of an open stream, and whether that is all."""
+    format_ = ProjectedEvents(UiMessageChunks(7), RUN, place)
+    page = Page(run, run[0].offset._replace(position=0), run[-1].offset, True, False)
+    body = format_.opening + format_.render(page)
+    return Decoder().feed(body), format_.pauses(page)
+
+
+def test_an_answer_that_waits_ends_and_one_that_has_gone_on_never_did() -> None:
+    run = messages(*ASK, WAITS, decided(True), answered("5"), FINISHED)
+    at = next(number for number, message in enumerate(run, start=1) if b"run.waiting" in message.data)
+    waits, over = standing(run[:at])
+    assert over
+    assert [None if e.data == "[DONE]" else json.loads(e.data)["type"] for e in waits[-3:]] == PAUSE
+    assert json.loads(waits[-2].data)["finishReason"] == "tool-calls"
+    assert waits[-1].id == f"{RUN}~{run[at - 1].offset}.0000"
+    for number, event in enumerate(waits, start=1):
+        place = parse_id(str(event.id))[1]
+        assert standing(run[:at], place)[0] == waits[number:]
+    whole = read(run)
+    assert not {event.id for event in waits[-3:]} & {event.id for event in whole}
+    assert waits[:-3] == whole[: len(waits) - 3]
+    for event in waits[-3:]:
+        assert read(run, parse_id(str(event.id))[1]) == whole[len(waits) - 3 :]
+
+
+def test_the_rest_of_an_answer_begins_with_its_message() -> None:
+    run = messages(*ASK, WAITS, decided(True), answered("5"), FINISHED)
+    at = next(message.offset for message in run if b"run.waiting" in message.data)
+    format_ = ProjectedEvents(UiMessageChunks(7), RUN, Place(at), first=started(RUN, "t"))
+    first, *rest = Decoder().feed(format_.opening + format_.render(page_of(run)))
+    assert (json.loads(first.data), first.id) == (START, f"{RUN}~{at}")
+    assert rest == read(run, Place(at))
+
+
+@pytest.mark.skipif(not FIELDS, reason="needs the table of chunk fields")
+@pytest.mark.parametrize(("version", "release"), [(6, "6.0.0"), (6, "7.0.173"), (7, "7.0.173")])
+def test_approvals_have_only_types_and_fields_that_the_version_knows(version: int, release: str) -> None:
+    made = chunks(version, *ASK, WAITS, decided(False, message="no"), answered("no"), FINISHED)
+    pause = [json.loads(one) for one in UiMessageChunks(version).pause() if one != b"[DONE]"]  # type: ignore[arg-type]
+    types = FIELDS[release]["types"]
+    for chunk in [*made[:-1], *pause]:
+        known = types["data-*" if chunk["type"].startswith("data-") else chunk["type"]]
+        assert chunk.keys() - {"type"} <= known.keys(), chunk

@@ -60,12 +60,12 @@ async def test_a_post_starts_a_run_and_is_answered_with_its_chunks() -> None:
 
 async def test_a_cut_answer_goes_on_behind_each_of_its_events() -> None:
     async with serving(["a", "b"]) as client:
-        call = await client.ask("POST", CHAT, body())
+        call = await client.ask("POST", f"{CHAT}?rollup=0", body())
         whole = events(call)
         for number, event in enumerate(whole[:-1], start=1):
             at_its_location = await client.ask("GET", call.headers["location"], last_event_id=event.id)
-            by_the_chat = await client.ask("GET", f"{CHAT}/c%201/stream", last_event_id=event.id)
-            posted_again = await client.ask("POST", CHAT, body(), last_event_id=event.id)
+            by_the_chat = await client.ask("GET", f"{CHAT}/c%201/stream?rollup=0", last_event_id=event.id)
+            posted_again = await client.ask("POST", f"{CHAT}?rollup=0", body(), last_event_id=event.id)
             assert events(at_its_location) == events(by_the_chat) == events(posted_again) == whole[number:]
         end = await client.ask("GET", call.headers["location"], last_event_id=whole[-1].id)
         assert (end.status, end.body) == (204, b"")
@@ -89,7 +89,7 @@ class Talker:
 async def test_a_resume_behind_many_pages() -> None:
     async with Streams("memory:") as streams, Runs(streams, Talker()) as runs:
         client = Client(App(streams, runs))
-        call = await client.ask("POST", "/agents/talker/chat", body())
+        call = await client.ask("POST", "/agents/talker/chat?rollup=0", body())
         whole = events(call)
         assert len(call.body) > 4 * runs.delivery.policy.chunk_bytes
         for number in (1, len(whole) // 2, len(whole) - 1):
@@ -123,7 +123,7 @@ async def test_readers_at_the_same_place_by_different_doors() -> None:
         gate.set()
         await first.done()
         for door in doors:
-            replayed = await client.ask("GET", (await door.done()).headers["location"])
+            replayed = await client.ask("GET", f"{(await door.done()).headers['location']}&rollup=0")
             assert replayed.body == door.body
         assert [b"finishReason" in door.body for door in doors] == [False, True, False]
 

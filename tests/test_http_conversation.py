@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headwater.errors import BadRequest
-from headwater.http.conversation import from_agui, from_ui
+from headwater.http.conversation import DENIED, from_agui, from_ui
 
 PICTURE = "data:image/png;base64,AAAA"
 
@@ -57,6 +57,17 @@ def test_a_single_text_is_a_text() -> None:
             {"type": "dynamic-tool", "toolName": "see", "toolCallId": "c", "state": "output-error", "errorText": "no"},
             called("c", "{}", "no", "see"),
         ),
+        (
+            {
+                "type": "tool-look",
+                "toolCallId": "c",
+                "state": "output-denied",
+                "input": {},
+                "approval": {"id": "r~c", "approved": False, "reason": "not on a Friday"},
+            },
+            called("c", "{}", "not on a Friday"),
+        ),
+        ({"type": "tool-look", "toolCallId": "c", "state": "output-denied", "input": {}}, called("c", "{}", DENIED)),
         ({"type": "tool-look", "toolCallId": "c", "state": "input-available", "input": {}}, []),
         ({"type": "tool-look", "toolCallId": "c", "state": "input-streaming"}, []),
     ],

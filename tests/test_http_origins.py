@@ -132,7 +132,12 @@ async def test_preflight_allows_what_the_protocol_needs():
         needed = {"if-none-match", "last-event-id", "content-type", "authorization", "producer-seq", "idempotency-key"}
         needed |= {"stream-outcome", "stream-closed", "stream-retention", "if-match", "stream-fork-sub-offset"}
         assert needed <= set(ALLOWED_HEADERS.split(", "))
+        # The official OpenAI client in a browser, TanStack AI, and the AI SDK.
+        said = {"x-stainless-lang", "x-stainless-retry-count", "x-stainless-timeout", "x-stainless-helper-method"}
+        said |= {"x-stainless-runtime-version", "openai-project", "x-run-id", "x-vercel-ai-ui-message-stream"}
+        assert said <= set(ALLOWED_HEADERS.split(", "))
         shown = {"stream-next-offset", "stream-cursor", "stream-sse-data-encoding", "x-run-id", "location"}
+        shown |= {"retry-after", "x-vercel-ai-ui-message-stream", "x-stream-id"}  # what resumableFetch and clients read
         assert shown <= set(EXPOSED_HEADERS.split(", "))
         stranger = await site.ask("OPTIONS", "t", origin="https://evil.com", access_control_request_method="PUT")
         assert "access-control-allow-origin" not in stranger.headers

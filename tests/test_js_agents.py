@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import matrix
 from real_server import ENVIRONMENT, Server, serving
 
 pytestmark = pytest.mark.server
 
 JS = Path(__file__).parent / "js-agents"
+OURS = Path(__file__).parent.parent / "clients" / "js" / "dist" / "index.js"
 PATIENCE_SECONDS = 170  # more than all cells of a client may take
 
 SHARED = (
@@ -37,16 +39,29 @@ AI_SDK = (
     "resume in the same tab",
     "text stream",
     "bad request",
+    "approval",
+    "rolled up equals not rolled up",
 )
 CELLS = {
     "ai 7": ("ai-sdk.mjs", "7", AI_SDK),
     "ai 6": ("ai-sdk.mjs", "6", AI_SDK),
     "ai 5": ("ai-sdk.mjs", "5", AI_SDK),
-    "ag-ui": ("ag-ui.mjs", "", (*SHARED, "the same run asked for otherwise")),
+    "ag-ui": (
+        "ag-ui.mjs",
+        "",
+        (*SHARED, "the same run asked for otherwise", "approval", "rolled up equals not rolled up"),
+    ),
     "tanstack": (
         "tanstack.mjs",
         "",
-        (*SHARED, "hydrated when all is over", "as lines, cut after each event", "nothing to hydrate"),
+        (
+            *SHARED,
+            "hydrated when all is over",
+            "as lines, cut after each event",
+            "nothing to hydrate",
+            "approval",
+            "rolled up equals not rolled up",
+        ),
     ),
 }
 UPSTREAM = {
@@ -59,6 +74,7 @@ def cells() -> Iterator[object]:
         for name in names:
             reason = UPSTREAM.get((client, name))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            marks += matrix.marks(client, name) if name in matrix.COLUMNS else []
             yield pytest.param(client, name, marks=marks, id=f"{client}: {name}")
 
 
@@ -74,24 +90,35 @@ def went() -> dict[str, dict[str, str]]:
     return {}
 
 
-def ran(node: str, server: Server, script: str, version: str) -> dict[str, str]:
-    command = [node, JS / script, server.url, version]
+def ran(node: str, server: Server, script: str, version: str, *only: str) -> dict[str, str]:
+    command = [node, JS / script, server.url, version, *only]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=ENVIRONMENT)
     lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"cell":')]
     assert lines, f"{script} said nothing:\n{done.stderr}"
     return {line["cell"]: line["went"] for line in lines}
 
 
-@pytest.mark.parametrize(("client", "cell"), list(cells()))
-def test_client(
-    client: str, cell: str, server: Server, went: dict[str, dict[str, str]], program: Callable[[str, str], str]
-) -> None:
-    node = program("node", "sudo apt-get install nodejs npm")
-    if not (JS / "node_modules").exists():
+@pytest.fixture
+def node(program: Callable[[str, str], str]) -> str:
+    """Where it is, and the clients are."""
+    if not (JS / "node_modules").exists() or not OURS.exists():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        missing(f"the clients are not installed. To run this test: cd {JS} && npm ci")
+        missing("the clients are not installed, or ours is not built. To run this test: scripts/setup-servers")
+    return program("node", "sudo apt-get install nodejs npm")
+
+
+@pytest.mark.parametrize(("client", "cell"), list(cells()))
+def test_client(client: str, cell: str, server: Server, went: dict[str, dict[str, str]], node: str) -> None:
     script, version, names = CELLS[client]
     if client not in went:
         went[client] = ran(node, server, script, version)
         assert tuple(went[client]) == names, "the script has other cells"
     assert went[client][cell] == "well", went[client][cell]
+
+
+@pytest.mark.parametrize(
+    "client", [pytest.param(client, marks=matrix.marks(client, "local model")) for client in CELLS]
+)
+def test_a_language_model_on_this_machine(client: str, local_model: Server, node: str) -> None:
+    script, version, _ = CELLS[client]
+    assert ran(node, local_model, script, version, "local model") == {"local model": "well"}

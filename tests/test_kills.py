@@ -96,7 +96,7 @@ async def start(server: Lives, given: str) -> str:
 
 async def follow(server: Lives, run_id: str) -> list[bytes]:
     async with Client(server.url, retry=Retry(shortest=0.02, longest=0.1)) as client:
-        return [event.data async for event in client.follow(f"{server.url}/v1/runs/{run_id}/events")]
+        return [event.data async for event in client.follow(f"{server.url}/v1/runs/{run_id}/events?rollup=0")]
 
 
 async def whole_run(server: Lives, given: str) -> tuple[str, list[bytes]]:
@@ -106,7 +106,7 @@ async def whole_run(server: Lives, given: str) -> tuple[str, list[bytes]]:
 
 async def log_of(server: Lives, run_id: str) -> list[bytes]:
     async with httpx.AsyncClient() as http:
-        answer = await http.get(f"{server.url}/v1/runs/{run_id}/events", params={"format": "ndjson"})
+        answer = await http.get(f"{server.url}/v1/runs/{run_id}/events", params={"format": "ndjson", "rollup": "0"})
         return answer.content.splitlines()
 
 
@@ -130,9 +130,13 @@ def custom(events: list[Event], name: str) -> list[Any]:
     return [event["value"] for event in events if event["type"] == "CUSTOM" and event["name"] == name]
 
 
+def called_in(events: list[Event]) -> set[str]:
+    return {event["toolCallId"] for event in events if event["type"] == "TOOL_CALL_START"}
+
+
 def check_effects(events: list[Event], rounds: int, done: list[Event]) -> int:
     """Each effect of this run exactly once, but for those the stream names; how many of those there were twice."""
-    called = {event["toolCallId"] for event in events if event["type"] == "TOOL_CALL_START"}
+    called = called_in(events)
     doubt = Counter(id_ for value in custom(events, "run.resumed") for id_ in value["inDoubt"])
     mine = [mark for mark in done if mark["call"] in called]
     times = Counter(mark["call"] for mark in mine)
@@ -159,14 +163,16 @@ async def test_fifty_kills(tmp_path: Path) -> None:
                 kills += 1
                 await server.begin()
                 running |= {readers.create_task(whole_run(server, f"shop {rounds}")) for _ in ended}
-        done, resumed = server.done(), 0
+        done, resumed, called = server.done(), 0, set[str]()
         for task in over:
             run_id, lines = task.result()
             assert lines == await log_of(server, run_id), "what was read through all the kills is the log"
             events = judged(lines)
             repeated += check_effects(events, rounds, done)
             resumed += len(custom(events, "run.resumed"))
+            called |= called_in(events)
             finished += 1
+    assert {mark["call"] for mark in done} <= called, "an effect of a call that no stream tells of"
     assert kills == KILLS
     assert resumed >= KILLS
     print(f"\n{kills} kills, {finished} runs, gone on with {resumed} times; {len(done)} effects, {repeated} twice")

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from headwater.delivery import Delivery, Policy
 from headwater.http import App
 from headwater.runs import Runs
 from live_server import live
+from matrix import cell, marks
 from scripted_model import SECRET, calls, scripted
 
 ENDS = ("response.completed", "response.failed", "response.incomplete", "response.cancelled")
@@ -45,6 +46,11 @@ def search(q: str) -> str:
     return f"found {q}"
 
 
+@function_tool(needs_approval=True)
+def danger(n: int) -> str:
+    return f"dared {n}"
+
+
 class Site:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
@@ -53,7 +59,7 @@ class Site:
 
     async def log(self, id_: str) -> list[Told]:
         """All events of a response, read in one piece by a reader of our own."""
-        body = (await self.http.get(f"/v1/responses/{id_}?stream=true")).text
+        body = (await self.http.get(f"/v1/responses/{id_}?stream=true&rollup=0")).text
         events = [json.loads(line[5:]) for line in body.splitlines() if line.startswith("data:")]
         return [(event["sequence_number"], event["type"], event.get("delta")) for event in events]
 
@@ -66,7 +72,7 @@ async def serving(
     *answers: list[Any], around: Callable[[Any], Any] = lambda app: app, heartbeat: float = 15.0
 ) -> AsyncIterator[Site]:
     streams = Streams("memory:")
-    agent = Agent(name="Bot", model=scripted(*answers), tools=[search])
+    agent = Agent(name="Bot", model=scripted(*answers), tools=[search, danger])
     runs = Runs(streams, agent, delivery=Delivery(streams, Policy(heartbeat_seconds=heartbeat)))
     async with live(around(App(streams, runs))) as http:
         site = Site(http)
@@ -83,9 +89,30 @@ def told(event: Any) -> Told:
     return event.sequence_number, event.type, getattr(event, "delta", None)
 
 
+def rolled(events: list[Told]) -> list[Told]:
+    """Deltas that stand behind each other as one, with the number of the last."""
+    made: list[Told] = []
+    for number, type_, delta in events:
+        if made and delta is not None and made[-1][1] == type_:
+            made[-1] = number, type_, made[-1][2] + delta
+        else:
+            made.append((number, type_, delta))
+    return made
+
+
+def gapless(events: list[Told]) -> bool:
+    """No event is missing: a number is left out only where the next one told is a delta that holds its text, too."""
+    numbers = [-1, *(number for number, _, _ in events)]
+    return all(
+        number == before + 1 or (number > before and delta is not None)
+        for before, (number, _, delta) in zip(numbers, events, strict=False)
+    )
+
+
 # --- Python: Responses -----------------------------------------------------------------------------------------------
 
 
+@cell("openai-python responses", "whole", "tool call")
 async def test_a_whole_run_with_tools() -> None:
     async with serving(calls("search", {"q": "x"}), WORDS) as site:
         events = [event async for event in await site.client.responses.create(**ASK, stream=True)]
@@ -110,7 +137,7 @@ async def test_the_stream_helper() -> None:
         assert final.output_text == TEXT
         async with site.client.responses.stream(response_id=final.id, starting_after=4) as later:
             numbers = [event.sequence_number async for event in later]
-        assert numbers == list(range(5, len(events)))
+        assert numbers == [number for number, _, _ in rolled([told(event) for event in events[5:]])]
 
 
 async def test_tools_as_functions() -> None:
@@ -157,13 +184,15 @@ def test_the_client_that_is_not_async() -> None:
             return await asyncio.to_thread(ask, site.url)
 
     whole, rest, waited, chat, chunks, models, unknown = asyncio.run(served())
-    assert [told(event) for event in rest] == [told(event) for event in whole[4:]]
+    assert [told(event) for event in rest] == rolled([told(event) for event in whole[4:]])
     assert whole[-1].response.output_text == waited.output_text == chat.choices[0].message.content == TEXT
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
     assert models == ["bot"]
     assert (unknown.code, unknown.param) == ("model_not_found", "model")
 
 
+@cell("openai-python responses", "error in mid-stream")
+@cell("openai-python chat", "error in mid-stream")
 async def test_a_failure_in_mid_stream_is_told_and_nothing_secret_with_it() -> None:
     answer = ["Hel", RuntimeError(f"key {SECRET}")]
     async with serving(answer, answer, answer, answer) as site:
@@ -185,6 +214,8 @@ async def test_a_failure_in_mid_stream_is_told_and_nothing_secret_with_it() -> N
         assert SECRET not in str(raised.value) + str(failed.value) + str(events)
 
 
+@cell("openai-python responses", "cancel")
+@cell("openai-python chat", "cancel")
 async def test_cancel_while_it_streams() -> None:
     async with serving(["Hel", asyncio.Event()], ["Hel", asyncio.Event()]) as site:
         events = []
@@ -215,6 +246,7 @@ async def test_background_and_polling() -> None:
         assert response.output_text == TEXT
 
 
+@cell("openai-python responses", "two readers", "late join")
 async def test_two_readers_and_a_late_one_get_the_same() -> None:
     gate = asyncio.Event()
     async with serving([*WORDS[:2], gate, *WORDS[2:]]) as site:
@@ -230,8 +262,17 @@ async def test_two_readers_and_a_late_one_get_the_same() -> None:
         late, from_four = asyncio.create_task(read()), asyncio.create_task(read(4))
         gate.set()
         first, second, third = await early[0], await early[1], await late
-        assert first == second == third == await site.log(id_)
-        assert await from_four == first[5:]
+        log = rolled(await site.log(id_))
+        assert rolled(first) == rolled(second) == rolled(third) == log
+        assert rolled(await from_four) == [event for event in log if event[0] > 4]
+
+
+def cuts(client: str, *places: int) -> Iterator[object]:
+    """Cut behind every so many events, cleanly and abruptly: the cells that this shows."""
+    for each, abrupt in itertools.product(places, (False, True)):
+        column = "cut after each event" if abrupt else "ended after each event"
+        shown = "one event per connection" if each == 1 else column
+        yield pytest.param(each, abrupt, marks=marks(client, shown), id=f"{'abrupt' if abrupt else 'clean'}-{each}")
 
 
 async def resumed(client: openai.AsyncOpenAI) -> tuple[list[Told], int, int]:
@@ -257,13 +298,12 @@ async def resumed(client: openai.AsyncOpenAI) -> tuple[list[Told], int, int]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("abrupt", [False, True], ids=["clean", "abrupt"])
-@pytest.mark.parametrize("each", [1, 2, 3, 7])
+@pytest.mark.parametrize(("each", "abrupt"), list(cuts("openai-python responses", 1, 2, 3, 7)))
 async def test_nothing_is_lost_when_cut_at_every_kth_event(each: int, abrupt: bool) -> None:
     answers = [calls("search", {"q": "x"}), WORDS]
     async with serving(*answers, around=lambda app: EventCutter(app, each=each, abrupt=abrupt)) as site:
         events, connections, broken = await resumed(site.client)
-        assert [number for number, _, _ in events] == list(range(len(events)))
+        assert gapless(events)
         assert "".join(delta for _, type_, delta in events if type_ == "response.output_text.delta") == TEXT
         assert events[-1][1] == "response.completed"
         assert connections >= len(events) // each
@@ -281,7 +321,7 @@ async def test_nothing_is_lost_when_cut_at_any_byte() -> None:
             client = openai.AsyncOpenAI(api_key="k", base_url=f"{proxy.url}/v1", max_retries=0)
             async with client:
                 events, connections, _ = await resumed(client)
-        assert [number for number, _, _ in events] == list(range(len(events)))
+        assert gapless(events)
         assert "".join(delta for _, type_, delta in events if type_ == "response.output_text.delta") == TEXT * 20
         assert connections > 5
         assert await site.runs_made() == 1
@@ -355,6 +395,7 @@ async def test_heartbeats_are_nothing_to_the_client() -> None:
 # --- Python: Chat Completions ----------------------------------------------------------------------------------------
 
 
+@cell("openai-python chat", "whole", "tool call")
 async def test_a_chat_with_tools() -> None:
     async with serving(*[calls("search", {"q": "x"}), WORDS] * 4) as site:
         usage = {"include_usage": True}
@@ -433,28 +474,32 @@ def as_told(events: list[list[Any]]) -> list[Told]:
 
 
 @pytest.mark.server
-async def test_the_local_model_answers_every_client(ask: Callable[..., Any], tmp_path: Path) -> None:
-    """One real run each: `headwater demo`, a language model on this machine."""
-    with real_server.serving("demo", tmp_path) as server:
-        create = {"model": "assistant", "input": "What is the weather in Lisbon?"}
-        chat = {"model": "assistant", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
-        client = openai.AsyncOpenAI(api_key="k", base_url=f"{server.url}/v1", max_retries=0)
-        async with client, httpx.AsyncClient(base_url=server.url) as http:
-            site = Site(http)
-            async with client.responses.stream(**create) as stream:
-                response = await stream.get_final_response()
-            assert response.output[0].type == "mcp_call"
-            assert response.output_text.strip()  # what so small a model says is another matter
-            completion = await client.chat.completions.create(**chat)
-            assert (completion.choices[0].message.content or "").strip()
-            npm = await ask(site, "whole", create=create)
-            assert (npm["last"]["status"], as_told(npm["events"])) == ("completed", await site.log(npm["last"]["id"]))
-            chunks = (await ask(site, "chat", create=chat))["chunks"]
-            assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-            await site.client.close()
+@cell("openai-python responses", "local model")
+@cell("openai-python chat", "local model")
+@cell("openai-js responses", "local model")
+@cell("openai-js chat", "local model")
+async def test_the_local_model_answers_every_client(ask: Callable[..., Any], local_model: real_server.Server) -> None:
+    """One real run each."""
+    create = {"model": "assistant", "input": "What is the weather in Lisbon?"}
+    chat = {"model": "assistant", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    client = openai.AsyncOpenAI(api_key="k", base_url=f"{local_model.url}/v1", max_retries=0)
+    async with client, httpx.AsyncClient(base_url=local_model.url) as http:
+        site = Site(http)
+        async with client.responses.stream(**create) as stream:
+            response = await stream.get_final_response()
+        assert response.output[0].type == "mcp_call"
+        assert response.output_text.strip()  # what so small a model says is another matter
+        completion = await client.chat.completions.create(**chat)
+        assert (completion.choices[0].message.content or "").strip()
+        npm = await ask(site, "whole", create=create)
+        assert (npm["last"]["status"], as_told(npm["events"])) == ("completed", await site.log(npm["last"]["id"]))
+        chunks = (await ask(site, "chat", create=chat))["chunks"]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        await site.client.close()
 
 
 @pytest.mark.server
+@cell("openai-js responses", "whole", "tool call")
 async def test_npm_a_whole_run_with_tools(ask: Callable[..., Any]) -> None:
     answers = [calls("search", {"q": "x"}), WORDS] * 3
     async with serving(*answers) as site:
@@ -464,28 +509,29 @@ async def test_npm_a_whole_run_with_tools(ask: Callable[..., Any]) -> None:
         assert [item["type"] for item in whole["last"]["output"]] == ["mcp_call", "message"]
         for way in ("late", "helperLate"):
             late = await ask(site, way, id=whole["last"]["id"], after=4)
-            assert late["events"] == whole["events"][5:]
+            assert as_told(late["events"]) == rolled(as_told(whole["events"][5:]))
         helped = await ask(site, "helper", create=ASK)
         plain = await ask(site, "plain", create=ASK)
         assert (helped["text"], plain["text"], plain["status"]) == (TEXT, TEXT, "completed")
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("abrupt", [False, True], ids=["clean", "abrupt"])
-@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize(("each", "abrupt"), list(cuts("openai-js responses", 1, 3)))
 async def test_npm_nothing_is_lost_when_cut_at_every_kth_event(
     ask: Callable[..., Any], each: int, abrupt: bool
 ) -> None:
     answers = [calls("search", {"q": "x"}), WORDS]
     async with serving(*answers, around=lambda app: EventCutter(app, each=each, abrupt=abrupt)) as site:
         got = await ask(site, "resumed", create={**ASK, "background": True})
-        assert [number for number, _, _ in got["events"]] == list(range(len(got["events"])))
+        assert gapless(as_told(got["events"]))
         assert got["connections"] >= len(got["events"]) // each
         assert await site.runs_made() == 1
     assert "".join(delta for _, type_, delta in got["events"] if type_ == "response.output_text.delta") == TEXT
 
 
 @pytest.mark.server
+@cell("openai-js responses", "error in mid-stream", "cancel")
+@cell("openai-js chat", "error in mid-stream")
 async def test_npm_failures_cancelling_and_what_is_raised(ask: Callable[..., Any]) -> None:
     failing = ["Hel", RuntimeError(f"key {SECRET}")]
     async with serving(failing, failing, failing, ["Hel", asyncio.Event()]) as site:
@@ -505,6 +551,7 @@ async def test_npm_failures_cancelling_and_what_is_raised(ask: Callable[..., Any
 
 
 @pytest.mark.server
+@cell("openai-js chat", "whole", "tool call")
 async def test_npm_chat_and_the_rest(ask: Callable[..., Any]) -> None:
     async with serving(*[calls("search", {"q": "x"}), WORDS] * 2, WORDS, ["One."], ["Two."]) as site:
         usage = {"stream_options": {"include_usage": True}}

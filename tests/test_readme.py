@@ -105,7 +105,7 @@ async def test_the_example_runs_as_printed(tmp_path, model):
             assert '"RUN_FINISHED"' in events[-1].data
             assert sum('"TEXT_MESSAGE_CONTENT"' in event.data for event in events) > 5
             middle = events[len(events) // 2]
-            url = f"/runs/{asked.headers['x-run-id']}"
+            url = f"/runs/{asked.headers['x-run-id']}?rollup=0"
             rest = await client.get(url, headers={"Last-Event-ID": middle.id})
             assert Decoder().feed(rest.content) == events[len(events) // 2 + 1 :]
             done = await client.get(url, headers={"Last-Event-ID": events[-1].id})

@@ -4,18 +4,21 @@ Two `Streams` on one file stand for two processes. The first one's lease is take
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import agents
 import pytest
-from agents import Agent, function_tool
+from agents import Agent, ShellTool, function_tool
+from agents.testing import ModelStep, ScriptedModel, assistant_message
+from openai.types.responses import Response, ResponseCompletedEvent, ResponseFunctionShellToolCall
 
 from headwater import Streams, leases
 from headwater.runs import Runs, recovery
 from headwater.runs.checkpoints import PREFIX as CHECKPOINTS
 from headwater.runs.checkpoints import REQUESTS
-from headwater.runs.history import NOT_RUN
+from headwater.runs.history import NOT_RUN, UNKNOWN
 from headwater.sources import Request, request
 from headwater.sources.openai_agents import OpenAIAgent
 from run_processes import Processes, Tools, custom, final_text, processes, read, results, seen
@@ -121,6 +124,19 @@ async def test_a_run_in_which_no_tool_began_begins_anew(process: Processes) -> N
         assert custom(events, "run.resumed") == [{"attempt": 1, "from": "input", "inDoubt": [], "notRun": []}]
         assert final_text(events) == "a whole answer"
         assert two.asked[0]["messages"] == [{"role": "user", "content": "hi"}]
+
+
+async def test_a_run_that_was_started_by_its_agent_itself_goes_on_too(tmp_path: Path) -> None:
+    """As in the README: `Runs(streams, agent)`, then `runs.start(agent, …)`."""
+    url = f"sqlite:///{tmp_path}/runs.db"
+    agent = Agent(name="bot", model=scripted(["half", asyncio.Event()]))
+    async with Streams(url) as here, Runs(here, agent) as one:
+        run = await one.start(agent, "hi")
+        await seen(here, run, "half")
+        await here.delete(leases.PREFIX + here.leases.owner)
+        async with Streams(url) as there, Runs(there, Agent(name="bot", model=scripted(["whole"]))):
+            await there.leases.finish_orphans()
+            assert final_text(await read(run, there)) == "whole"
 
 
 async def test_a_call_that_was_not_whole_is_answered_and_made_again(process: Processes) -> None:
@@ -276,6 +292,75 @@ async def test_after_a_handoff_the_run_goes_on_with_the_agent_that_has_it(tmp_pa
             assert final_text(events) == "whole"
             assert [e["stepName"] for e in events if e["type"] == "STEP_STARTED"] == ["First", "Second", "Second"]
             assert len(custom(events, "handoff")) == 1
+
+
+async def test_an_agent_inside_a_tool_begins_anew_and_all_that_it_did_is_named(tmp_path: Path) -> None:
+    def bot(tools: Tools, outside: list[Answer], within: list[Answer]) -> Agent[Any]:
+        inner = Agent(name="Inner", tools=tools.all(), model=scripted(*within))
+        return Agent(name="bot", tools=[inner.as_tool("ask", "asks")], model=scripted(*outside))
+
+    url = f"sqlite:///{tmp_path}/runs.db"
+    one, two = Tools(), Tools()
+    one.hold["mail"] = asyncio.Event()
+    within = [calls("pay", {"n": 1}, "i1"), calls("mail", {"n": 2}, "i2")]
+    first = bot(one, [calls("ask", {"input": "?"}, "o1")], within)
+    async with Streams(url) as here, Runs(here, first) as runs:
+        run = await runs.start("bot", "hi")
+        await asyncio.wait_for(one.began["mail"].wait(), 5)
+        await here.delete(leases.PREFIX + here.leases.owner)
+        async with Streams(url) as there, Runs(there, bot(two, [["done"]], [*within, ["said inside"]])):
+            await there.leases.finish_orphans()
+            events = await read(run, there)
+    again = [call_id for _, call_id in two.done]
+    assert one.done == [("pay", "i1"), ("mail", "i2")]
+    assert [name for name, _ in two.done] == ["pay", "mail"]
+    assert not {"i1", "i2"} & set(again), "other calls, which a model made anew"
+    assert custom(events, "run.resumed")[0]["inDoubt"] == ["o1", "i1", "i2"]
+    assert results(events) == {
+        "i1": "paid 1", "i2": UNKNOWN, again[0]: "paid 1", again[1]: "mailed 2", "o1": "said inside"
+    }  # fmt: skip
+    unknown = next(event for event in events if event.get("content") == UNKNOWN)
+    started = [event["subagentRunId"] for event in events if event["type"] == "SUBAGENT_STARTED"]
+    assert unknown["subagentRunId"] == started[0] != started[1]
+    assert [e["subagentRunId"] for e in events if e["type"] in ("SUBAGENT_ERROR", "SUBAGENT_FINISHED")] == started
+
+
+async def test_a_shell_command_that_had_begun_is_named_too(tmp_path: Path) -> None:
+    """The SDK's hooks do not say which call it is."""
+    began, done = asyncio.Event(), []
+
+    async def asks(call: Any) -> AsyncIterator[Any]:
+        response = Response(
+            id="r", created_at=0, model="m", object="response", output=[command], parallel_tool_calls=False,
+            tool_choice="auto", tools=[],
+        )  # fmt: skip
+        yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=0)
+
+    def bot(step: Any, hold: bool) -> Agent[Any]:
+        async def carry_out(request: Any) -> str:
+            done.append(request.data.call_id)
+            began.set()
+            await (asyncio.Event().wait() if hold else asyncio.sleep(0))
+            return "listed"
+
+        return Agent(name="bot", tools=[ShellTool(executor=carry_out)], model=ScriptedModel([step]))
+
+    command = ResponseFunctionShellToolCall(
+        id="s", call_id="s1", type="shell_call", status="completed", action={"commands": ["ls"]},
+        environment=None, created_by=None,
+    )  # fmt: skip
+    url = f"sqlite:///{tmp_path}/runs.db"
+    async with Streams(url) as here, Runs(here, bot(ModelStep.stream(asks), hold=True)) as one:
+        run = await one.start("bot", "hi")
+        await asyncio.wait_for(began.wait(), 5)
+        await here.delete(leases.PREFIX + here.leases.owner)
+        async with Streams(url) as there, Runs(there, bot([assistant_message("done")], hold=False)):
+            await there.leases.finish_orphans()
+            events = await read(run, there)
+    assert final_text(events) == "done"
+    assert custom(events, "run.resumed")[0]["inDoubt"] == ["s1"]
+    assert done == ["s1", "s1"]
+    assert results(events) == {"s1": "listed"}
 
 
 class Basket:

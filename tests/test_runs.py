@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from ag_ui.core import SubagentFinishedEvent, SubagentStartedEvent, TextMessageChunkEvent, ToolCallChunkEvent
 from ag_ui_validate.pytest_plugin import assert_valid_agui
 from agents import Agent, function_tool
 
@@ -302,6 +303,32 @@ async def test_a_process_ends_though_its_store_is_away() -> None:
         store.away = False
     async with Streams(store) as streams, Runs(streams):  # the next process
         assert (await read(run, streams))[-1]["code"] == "interrupted"
+
+
+async def test_chunks_become_whole_events_whatever_the_source(streams: Streams) -> None:
+    async def chunks(sink: Sink) -> None:
+        await sink.emit(SubagentStartedEvent(subagent_run_id="s", name="Inner"))
+        await sink.emit(TextMessageChunkEvent(message_id="m", delta="in", subagent_run_id="s"))
+        await sink.emit(TextMessageChunkEvent(delta="side"))
+        await sink.emit(SubagentFinishedEvent(subagent_run_id="s"))
+        await sink.checkpoint(b"kept", [ToolCallChunkEvent(tool_call_name="look", delta="{}")])
+        await sink.emit(TextMessageChunkEvent(delta="out"))  # and nothing says that it ends
+
+    async with Runs(streams) as runs:
+        run = await runs.start(Bare(chunks), "hi")
+        events = await read(run, streams)
+    seen = [(e["type"], e.get("subagentRunId"), e.get("delta")) for e in events[2:-1]]
+    call, text = f"{run.id}.c0.1", f"{run.id}.c0.2"
+    assert seen == [
+        ("SUBAGENT_STARTED", "s", None),
+        ("TEXT_MESSAGE_START", "s", None), ("TEXT_MESSAGE_CONTENT", "s", "in"),
+        ("TEXT_MESSAGE_CONTENT", "s", "side"), ("TEXT_MESSAGE_END", "s", None),
+        ("SUBAGENT_FINISHED", "s", None),
+        ("TOOL_CALL_START", None, None), ("TOOL_CALL_ARGS", None, "{}"), ("TOOL_CALL_END", None, None),
+        ("TEXT_MESSAGE_START", None, None), ("TEXT_MESSAGE_CONTENT", None, "out"), ("TEXT_MESSAGE_END", None, None),
+    ]  # fmt: skip
+    assert [e["toolCallId"] for e in events if e["type"] == "TOOL_CALL_ARGS"] == [call]
+    assert [e["messageId"] for e in events if e["type"] == "TEXT_MESSAGE_END"] == ["m", text]
 
 
 # --- stopping --------------------------------------------------------------------------------------------------------

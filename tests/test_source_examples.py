@@ -10,6 +10,7 @@ import pytest
 
 from fake_upstream import DONE, KEY, chunk, upstream
 from live_server import live
+from scripted_model import scripted
 from test_examples import events, load  # noqa: F401 - the fixture
 
 
@@ -84,6 +85,32 @@ async def test_the_proxy_answers_the_official_client_and_resumes(
             rest = await http.get(raw.headers["location"], headers={"last-event-id": events(whole)[0].id})
             assert events(rest) == events(whole)[1:]
             assert api.asked[0][1]["authorization"] == f"Bearer {KEY}"
+
+
+async def test_chatkit_is_answered_resumed_and_stopped(load: Any) -> None:  # noqa: F811
+    pytest.importorskip("chatkit", reason="run: pip install 'headwater[chatkit]'")
+    from chatkit_site import asked, read, text, thread_of
+    from chatkit_site import text_of as content
+
+    example = load("chatkit_agent")
+    example.agent.model = scripted(["Hel", "lo."], ["Once", asyncio.Event()])
+    async with live(example.app) as client:
+        answer = await client.post("/chatkit", json=asked())
+        assert text(answer.content) == "Hello."
+        middle = len(read(answer.content)) // 2
+        last = {"last-event-id": read(answer.content)[middle - 1].id}
+        rest = await client.get(answer.headers["location"], headers=last)
+        assert read(rest.content) == read(answer.content)[middle:]
+        got = b""
+        async with client.stream("POST", "/chatkit", json=asked()) as cut:
+            async for chunk in cut.aiter_raw():
+                got += chunk
+                if b'"Once"' in got:
+                    break
+        thread = thread_of(got)
+        assert (await client.delete("/chatkit", params={"thread": thread})).json() == {"stopped": True}
+        await client.get(cut.headers["location"])  # to its end: then all is saved
+    assert [content(item) for item in example.chatkit.server.store.items[thread].values()][1] == "Once"
 
 
 async def test_the_voice_agent_hears_and_speaks(load: Any) -> None:  # noqa: F811

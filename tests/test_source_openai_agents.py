@@ -16,7 +16,12 @@ import pytest
 from ag_ui_validate.pytest_plugin import assert_valid_agui
 from agents import Agent, function_tool
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
-from openai.types.responses import ResponseOutputItemDoneEvent, ResponseReasoningItem
+from openai.types.responses import (
+    Response,
+    ResponseIncompleteEvent,
+    ResponseOutputItemDoneEvent,
+    ResponseReasoningItem,
+)
 from openai.types.responses.response_reasoning_item import Content, Summary
 from pydantic import BaseModel
 
@@ -457,25 +462,202 @@ async def test_tool_outputs_become_json_or_their_own_str() -> None:
     }
 
 
-async def test_an_agent_as_a_tool_counts_its_tokens_and_progress_to_the_outer_call() -> None:
+# Agents inside tools
+
+
+def asks(inner: Agent[Any], name: str = "ask", **options: Any) -> agents.Tool:
+    return inner.as_tool(name, "asks", **options)
+
+
+def outer(*tools: agents.Tool, first: list[Any], usage: agents.Usage | None = None) -> Agent[Any]:
+    model = ScriptedModel([first, [assistant_message("ok")]], default_usage=usage)
+    return Agent(name="Outer", model=model, tools=list(tools))
+
+
+def within(run: Recording, subagent: str | None) -> list[str]:
+    """One word per event of this subagent; repeated contents once."""
+    words = [e.get("name", e["type"]) if e["type"] == "CUSTOM" else e["type"]
+             for e in run.events if e.get("subagentRunId") == subagent]  # fmt: skip
+    return [word for at, word in enumerate(words) if words[at - 1 : at] != [word]]
+
+
+async def test_an_agent_inside_a_tool_is_told_as_a_subagent() -> None:
     @function_tool
     def inner_tool() -> str:
         progress("inside")
-        return "found"
+        return f"found as {tool_call_id()}"
 
     usage = agents.Usage(requests=1, input_tokens=10, output_tokens=2, total_tokens=12)
-    inner_model = ScriptedModel(
-        [[function_call("inner_tool", {}, call_id="i")], [assistant_message("expert")]], default_usage=usage
-    )
-    inner = Agent(name="Inner", model=inner_model, tools=[inner_tool])
-    outer_model = ScriptedModel(
-        [[function_call("ask", {"input": "?"}, call_id="o")], [assistant_message("ok")]], default_usage=usage
-    )
-    agent = Agent(name="Outer", model=outer_model, tools=[inner.as_tool("ask", "asks")])
+    model = chat(calls(("i", "inner_tool", [])), says("expert ", "opinion"))
+    inner = Agent(name="Inner", instructions=SECRET, model=model, tools=[inner_tool])
+    run = await play(outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")], usage=usage))
+    (started,) = run.of("SUBAGENT_STARTED")
+    assert (started["name"], started["parentToolCallId"]) == ("Inner", "o")
+    assert "parentSubagentRunId" not in started
+    assert within(run, started["subagentRunId"]) == [
+        "SUBAGENT_STARTED", "TOOL_CALL_START", "TOOL_CALL_END", agui.TOOL_STARTED, agui.TOOL_PROGRESS,
+        "TOOL_CALL_RESULT", "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END", "SUBAGENT_FINISHED",
+    ]  # fmt: skip
+    assert [(e["toolCallId"], e["content"]) for e in run.of("TOOL_CALL_RESULT")] == [
+        ("i", "found as i"), ("o", "expert opinion")
+    ]  # fmt: skip
+    assert run.custom(agui.TOOL_PROGRESS) == [{"toolCallId": "i", "message": "inside"}]
+    assert run.result == "ok"
+    assert {entry.get("model"): entry["inputTokens"] for entry in run.events[-1]["usage"]} == {
+        "scripted-model": 20, "tiny": 7
+    }  # fmt: skip
+
+
+async def test_agents_in_parallel_and_inside_one_another_are_told_apart() -> None:
+    both = asyncio.Barrier(2)
+
+    @function_tool
+    async def meet() -> str:
+        async with asyncio.timeout(5):
+            await both.wait()
+        return "met"
+
+    def innermost() -> Agent[Any]:
+        return Agent(name="Deep", model=chat(calls(("same", "meet", [])), says("deep")), tools=[meet])
+
+    def middle() -> Agent[Any]:
+        deep = asks(innermost(), "dig")
+        return Agent(name="Middle", model=chat(calls(("m", "dig", ['{"input":"?"}'])), says("mid")), tools=[deep])
+
+    first = [function_call(name, {"input": "?"}, call_id=name) for name in ("left", "right")]
+    run = await play(outer(asks(middle(), "left"), asks(middle(), "right"), first=first))
+    started = {event["subagentRunId"]: event for event in run.of("SUBAGENT_STARTED")}
+    middles = [event for event in started.values() if event["name"] == "Middle"]
+    assert {event["parentToolCallId"] for event in middles} == {"left", "right"}
+    deeps = [event for event in started.values() if event["name"] == "Deep"]
+    assert {event["parentSubagentRunId"] for event in deeps} == {event["subagentRunId"] for event in middles}
+    calls_ = run.of("TOOL_CALL_START")
+    assert len({event["toolCallId"] for event in calls_}) == len(calls_) == 6, "also where models use the same ids"
+    for event in deeps:
+        assert within(run, event["subagentRunId"])[-4:-1] == [
+            "TEXT_MESSAGE_START", "TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"
+        ]  # fmt: skip
+    assert len(run.of("SUBAGENT_FINISHED")) == 4
+    assert sum(entry["inputTokens"] for entry in run.events[-1]["usage"]) == 14 * 2
+
+
+async def test_an_agent_inside_a_tool_that_fails_is_told_and_the_run_goes_on() -> None:
+    inner = Agent(name="Inner", model=chat([chunk({"content": "Hel"}), RESET]))
+    run = await play(outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")]))
+    (failed_,) = run.of("SUBAGENT_ERROR")
+    assert failed_["code"] == "upstream_cut"
+    assert within(run, failed_["subagentRunId"])[-2:] == ["TEXT_MESSAGE_END", "SUBAGENT_ERROR"]
+    assert run.result == "ok"
+
+
+async def test_a_tripwire_inside_a_tool_takes_back_what_was_said_there() -> None:
+    @agents.output_guardrail
+    async def never(ctx: Any, agent: Any, output: Any) -> agents.GuardrailFunctionOutput:
+        return agents.GuardrailFunctionOutput(output_info=SECRET, tripwire_triggered=True)
+
+    inner = Agent(name="Inner", model=chat(says("terrible")), output_guardrails=[never])
+    run = await play(outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")]))
+    (said,) = [e["messageId"] for e in run.of("TEXT_MESSAGE_START") if "subagentRunId" in e]
+    assert run.custom(agui.RETRACTED) == [{"messageId": said, "reason": "output_guardrail"}]
+    assert run.of("SUBAGENT_ERROR")[0]["code"] == "output_guardrail"
+
+
+async def test_cancelling_ends_the_agents_inside() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield chunk({"content": "it "}).encode()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    model = chat(httpx.Response(200, headers={"content-type": "text/event-stream"}, content=endless()))
+    inner = Agent(name="Inner", model=model)
+    agent = outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")])
+    run = await cancelled_at(agent, lambda event: event["type"] == "TEXT_MESSAGE_CONTENT")
+    assert len(run.of("SUBAGENT_ERROR")) == 1
+    await asyncio.wait_for(closed.wait(), 5)
+
+
+async def test_a_silent_model_inside_a_tool_is_noticed() -> None:
+    async def silent(call: Any) -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield None
+
+    inner = Agent(name="Inner", model=ScriptedModel([ModelStep.stream(silent)]))
+    agent = outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")])
+    run = await asyncio.wait_for(play(OpenAIAgent(agent, idle_timeout=0.05)), 5)
+    assert failed(run) == "model_stalled"
+    assert len(run.of("SUBAGENT_ERROR")) == 1
+
+
+async def test_what_a_tools_own_code_runs_or_nobody_wants_to_show_stays_inside() -> None:
+    aside = Agent(name="Aside", model=ScriptedModel([[assistant_message("aside")]] * 2))
+
+    @function_tool
+    async def by_hand() -> str:
+        return str((await agents.Runner.run(aside, "?")).final_output)
+
+    @agents.input_guardrail
+    async def asks_another(ctx: Any, agent: Any, given: Any) -> agents.GuardrailFunctionOutput:
+        said = (await agents.Runner.run(aside, "?")).final_output
+        return agents.GuardrailFunctionOutput(said, tripwire_triggered=False)
+
+    inner_model = chat(calls(("i", "by_hand", [])), says("hidden"))
+    inner = Agent(name="Inner", model=inner_model, tools=[by_hand], input_guardrails=[asks_another])
+    run = await play(outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")]))
+    assert [event["name"] for event in run.of("SUBAGENT_STARTED")] == ["Inner"]
+    assert run.text() == "hiddenok"
+
+    inner = Agent(name="Inner", model=ScriptedModel([[assistant_message("hidden")]]))
+    quiet = outer(asks(inner), first=[function_call("ask", {"input": "?"}, call_id="o")])
+    run = await play(OpenAIAgent(quiet, show_nested=False))
+    assert run.of("SUBAGENT_STARTED") == []
+    assert (run.text(), run.of("TOOL_CALL_RESULT")[0]["content"]) == ("ok", "hidden")
+
+
+async def test_hooks_that_somebody_gave_to_an_agent_inside_are_called_all_the_same() -> None:
+    class Noting(agents.RunHooks[Any]):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        async def on_llm_start(self, *given: Any) -> None:
+            self.seen.append("llm")
+
+        async def on_llm_end(self, *given: Any) -> None:
+            self.seen.append("llm over")
+
+        async def on_agent_start(self, *given: Any) -> None:
+            self.seen.append("agent")
+
+        async def on_agent_end(self, *given: Any) -> None:
+            self.seen.append("agent over")
+
+        async def on_tool_start(self, *given: Any) -> None:
+            self.seen.append("tool")
+
+        async def on_tool_end(self, *given: Any) -> None:
+            self.seen.append("tool over")
+
+        async def on_handoff(self, **given: Any) -> None:
+            self.seen.append("handoff")
+
+    @function_tool
+    def ping() -> str:
+        return "pong"
+
+    second = Agent(name="Second", model=chat(says("here")))
+    model = chat(calls(("i", "ping", [])), calls(("h", "transfer_to_second", ["{}"])))
+    hooks = Noting()
+    inner = Agent(name="Inner", model=model, tools=[ping], handoffs=[second])
+    agent = outer(asks(inner, hooks=hooks), first=[function_call("ask", {"input": "?"}, call_id="o")])
     run = await play(agent)
-    assert run.custom(agui.TOOL_PROGRESS) == [{"toolCallId": "o", "message": "inside"}]
-    assert [event["toolCallId"] for event in run.of("TOOL_CALL_START")] == ["o"]
-    assert sum(entry["inputTokens"] for entry in run.events[-1]["usage"]) == 40
+    assert hooks.seen == [
+        "agent", "llm", "llm over", "tool", "tool over", "llm", "llm over", "handoff", "agent", "llm", "llm over",
+        "agent over",
+    ]  # fmt: skip
+    assert run.custom(agui.HANDOFF) == [{"from": "Inner", "to": "Second"}]
 
 
 # Handoffs, structured output
@@ -567,6 +749,28 @@ async def test_too_many_turns() -> None:
     assert [event["content"] for event in run.of("TOOL_CALL_RESULT")] == ["again", "again"]
 
 
+async def test_an_answer_in_place_of_an_error_is_told() -> None:
+    @function_tool
+    def again() -> str:
+        return "again"
+
+    def gives_up(_: Any) -> agents.RunErrorHandlerResult:
+        return agents.RunErrorHandlerResult(final_output="That is all I found.")
+
+    async def declines(_: Any) -> None:
+        return None
+
+    for handler in (gives_up, declines):
+        model = chat(*[calls((f"c{n}", "again", [])) for n in range(2)])
+        agent = Agent(name="A", model=model, tools=[again])
+        run = await play(OpenAIAgent(agent, max_turns=1, error_handlers={"max_turns": handler}))
+        if handler is gives_up:
+            assert run.text() == run.result == "That is all I found."
+            assert run.order()[-4:-2] == ["TEXT_MESSAGE_CONTENT", "TEXT_MESSAGE_END"]
+        else:
+            assert (failed(run), run.text()) == ("max_turns", "")
+
+
 async def test_an_input_guardrail_stops_the_run_and_takes_back_what_was_shown() -> None:
     shown = asyncio.Event()
 
@@ -583,6 +787,35 @@ async def test_an_input_guardrail_stops_the_run_and_takes_back_what_was_shown() 
     run = await play(Agent(name="A", model=model, input_guardrails=[never]), sink=Recording(when=note))
     assert failed(run) == "input_guardrail"
     assert run.custom(agui.RETRACTED) == [{"messageId": "run.1", "reason": "input_guardrail"}]
+
+
+async def test_a_tripwire_is_told_when_it_is_known_and_not_when_the_model_has_finished() -> None:
+    shown, closed = asyncio.Event(), asyncio.Event()
+
+    @agents.input_guardrail
+    async def never(ctx: Any, agent: Any, given: Any) -> agents.GuardrailFunctionOutput:
+        await shown.wait()
+        return agents.GuardrailFunctionOutput(output_info=SECRET, tripwire_triggered=True)
+
+    @agents.input_guardrail
+    async def undecided(ctx: Any, agent: Any, given: Any) -> agents.GuardrailFunctionOutput:
+        await asyncio.Event().wait()
+        return agents.GuardrailFunctionOutput(None, tripwire_triggered=False)
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield chunk({"content": "it "}).encode()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    model = chat(httpx.Response(200, headers={"content-type": "text/event-stream"}, content=endless()))
+    agent = Agent(name="A", model=model, input_guardrails=[undecided, never])
+    sink = Recording(when=lambda event: shown.set() if event["type"] == "TEXT_MESSAGE_CONTENT" else None)
+    run = await asyncio.wait_for(play(agent, sink=sink), 5)
+    assert failed(run) == "input_guardrail"
+    assert run.custom(agui.RETRACTED) == [{"messageId": "run.1", "reason": "input_guardrail"}]
+    await asyncio.wait_for(closed.wait(), 5)
 
 
 async def test_an_output_guardrail_takes_back_the_last_answer() -> None:
@@ -662,6 +895,27 @@ async def test_a_responses_stream_that_ends_early_is_a_cut() -> None:
     run = await play(Agent(name="A", model=ScriptedModel([ModelStep.stream(cut)])))
     assert failed(run) == "upstream_cut"
     assert run.text() == "Hello"
+
+
+async def test_what_an_incomplete_answer_has_used_counts() -> None:
+    details: Event = {
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 0},
+    }
+    response = Response.model_validate(
+        {
+            "id": "r", "created_at": 0, "model": "tiny", "object": "response", "output": [], "status": "incomplete",
+            "parallel_tool_calls": False, "tool_choice": "auto", "tools": [],
+            "usage": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7, **details},
+        }
+    )  # fmt: skip
+
+    async def incomplete(call: Any) -> AsyncIterator[Any]:
+        yield ResponseIncompleteEvent(type="response.incomplete", response=response, sequence_number=0)
+
+    run = await play(Agent(name="A", model=ScriptedModel([ModelStep.stream(incomplete)])))
+    assert failed(run) == "model_behavior"
+    assert run.events[-1]["usage"] == [{"model": "tiny", "inputTokens": 5, "outputTokens": 2, "totalTokens": 7}]
 
 
 async def test_a_tool_that_asks_for_approval_pauses_the_run() -> None:

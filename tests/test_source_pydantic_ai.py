@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from headwater.errors import MissingExtra
-from headwater.sources import progress
+from headwater.sources import progress, tool_call_id
 from headwater.sources.recognised import source_of
 from played_run import SECRET, Played, play
 
@@ -96,7 +96,7 @@ async def test_a_tool_is_told_of_while_it_runs_and_its_id_may_come_again() -> No
     @agent.tool_plain
     async def wait() -> str:
         await gate.wait()
-        return "waited"
+        return f"waited as {tool_call_id()}"
 
     def when(event: dict[str, Any]) -> None:
         if event.get("name") == "tool.started":
@@ -109,6 +109,7 @@ async def test_a_tool_is_told_of_while_it_runs_and_its_id_may_come_again() -> No
     ids = [event["toolCallId"] for event in run.of("TOOL_CALL_START")]
     assert ids[0] == "call_1" != ids[1]
     assert [event["toolCallId"] for event in run.of("TOOL_CALL_RESULT")] == ids
+    assert [event["content"] for event in run.of("TOOL_CALL_RESULT")] == [f"waited as {id_}" for id_ in ids]
     assert [value["toolCallId"] for value in run.custom("tool.started")] == ids
 
 
@@ -262,6 +263,7 @@ async def test_an_approval_is_refused_and_said() -> None:
 
     run = await play(PydanticAIAgent(agent))
     assert (run.record.status, run.error) == ("failed", "approval_not_supported")
+    assert "cannot wait" in run.events[-1]["message"]
 
 
 async def test_what_is_no_input_is_said() -> None:

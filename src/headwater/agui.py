@@ -52,9 +52,11 @@ __all__ = [
     "TERMINAL",
     "TOOL_PROGRESS",
     "TOOL_STARTED",
+    "WAITING",
     "BaseEvent",
     "CustomEvent",
     "OpenParts",
+    "RunStartedEvent",
     "Status",
     "TokenUsage",
     "aggregate_token_usage",
@@ -68,6 +70,7 @@ __all__ = [
     "stamped",
     "status_of",
     "valid_text",
+    "waiting",
 ]
 
 # The names of our CUSTOM events, and the shapes of their values.
@@ -89,6 +92,9 @@ APPROVAL_REQUESTED: Final = "approval.requested"
 """{toolCallId, toolName, arguments}: the run waits until somebody says whether this tool may run."""
 APPROVAL_DECIDED: Final = "approval.decided"
 """{toolCallId, approved, message?, by?}: somebody did."""
+WAITING: Final = "run.waiting"
+"""{threadId, runId, approvals}: nothing goes on until people have decided on all of `approvals` (each as it was asked
+for). As long as it is so, this is the run's last event."""
 
 TERMINAL: Final = frozenset({"RUN_FINISHED", "RUN_ERROR"})
 Status: TypeAlias = Literal["completed", "cancelled", "failed"]
@@ -156,6 +162,11 @@ def run_error(code: str, message: str, *, usage: Iterable[TokenUsage] = ()) -> R
 
 def custom(name: str, **value: Any) -> CustomEvent:
     return CustomEvent(name=name, value=value)
+
+
+def waiting(thread_id: str, run_id: str, approvals: Iterable[Mapping[str, Any]]) -> CustomEvent:
+    """The run waits for people; `approvals` are the values of what asked them, and not empty."""
+    return custom(WAITING, threadId=thread_id, runId=run_id, approvals=[dict(asked) for asked in approvals])
 
 
 def valid_text(text: str) -> str:

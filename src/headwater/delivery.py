@@ -200,12 +200,18 @@ class _Reader:
                 page = self._standing(up_to_date=True)
             begun = True
             if page is not None:
-                await self._write(self._rendered(page))
+                data = self._rendered(page)
+                await self._write(data)
+                if not (data or page.up_to_date):
+                    await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
                 self._anchored = self._anchored or bool(page.messages)
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
                 if page.closed:
                     await self._finish(self._format.ending(page))
+                    return
+                if self._format.pauses(page):
+                    await self._finish(b"")
                     return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:

@@ -37,11 +37,14 @@ class Following(Response):
         headers: Mapping[str, str] | None = None,
         status_code: int = 200,
         offset_of: Callable[[str], str] = str,
+        start: str | None = None,
     ) -> None:
-        """`choose` gives the format for a request; `offset_of` turns its Last-Event-ID into an offset."""
+        """`choose` gives the format for a request; `offset_of` turns its Last-Event-ID into an offset. `start`: where
+        who does not say where it was begins."""
         super().__init__(status_code=status_code, headers=headers)
         del self.headers["content-length"]
-        self._delivery, self._name, self._choose, self._offset_of = delivery, name, choose, offset_of
+        self._delivery, self._name, self._choose = delivery, name, choose
+        self._offset_of, self._start = offset_of, start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -61,7 +64,7 @@ class Following(Response):
         given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw_headers]
         own = [(name, value) for name, value in given if name not in _OURS]
         last_id = headers.get("last-event-id")
-        resumed = self._offset_of(last_id) if last_id else query.get("offset")
+        resumed = self._offset_of(last_id) if last_id else query.get("offset", self._start)
         head = await streams.head(self._name)
         format_ = self._choose(head, headers, query)
         if scope["method"] == "HEAD":

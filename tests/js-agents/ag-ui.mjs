@@ -1,10 +1,10 @@
 // AG-UI's HttpAgent against the server at argv[2].
 import assert from "node:assert/strict"
-import { HttpAgent } from "@ag-ui/client"
-import { cutting, resuming, run, until } from "./cells.mjs"
+import { HttpAgent, buildResumeArray } from "@ag-ui/client"
+import { agentName, cutting, eachLength, resuming, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
-const api = `${server}/agents/bot/ag-ui`
+const api = `${server}/agents/${agentName}/ag-ui`
 const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
 
 function agent(text, options = {}) {
@@ -16,7 +16,8 @@ function agent(text, options = {}) {
 }
 
 const answer = (agent) => agent.messages.findLast((message) => message.role === "assistant")
-const types = (agent) => agent.seen.map((event) => event.type)
+// What is past comes rolled up: deltas behind each other count as one.
+const types = (agent) => agent.seen.map((event) => event.type).filter((type, at, all) => type !== all[at - 1])
 const plain = (agent) =>
   agent.messages.map(({ role, content, toolCalls }) => [role, content, toolCalls?.map((call) => call.function)])
 
@@ -39,7 +40,7 @@ async function cutEverywhere(clean) {
     const cut = await answered("tool", { fetch: resuming(cutting({ events, clean, times: 1 })) })
     assert.deepEqual(plain(cut), plain(whole), `cut after ${events}`)
     assert.deepEqual(types(cut), types(whole))
-    if (events > types(whole).length) return
+    if (events > whole.seen.length) return
   }
 }
 
@@ -117,11 +118,65 @@ await run({
     await Promise.all(both.map((made) => made.runAgent({ runId })))
     assert.equal(answer(both[0]).content, words)
     assert.deepEqual(both[0].messages, both[1].messages)
-    assert.deepEqual(both[0].seen, both[1].seen)
+    assert.deepEqual(types(both[0]), types(both[1]))
   },
   async "the same run asked for otherwise"() {
     const runId = crypto.randomUUID()
     await answered("tool", {}, { runId })
     await assert.rejects(answered("words", {}, { runId }), /409/)
   },
+  async "local model"() {
+    const made = await answered("What is the weather in Lisbon?")
+    const { runId, type } = made.seen.at(-1)
+    assert.equal(type, "RUN_FINISHED")
+    assert.ok(made.messages.some(({ role }) => role === "tool"))
+    const record = await (await fetch(`${server}/v1/runs/${runId}`)).json()
+    assert.equal(answer(made).content, record.result)
+  },
+  async approval() {
+    for (const [payload, said] of [
+      [{ approved: true }, "dared 1"],
+      [{ approved: false, message: "not on a Friday" }, "not on a Friday"],
+    ]) {
+      const whole = await decided(payload)
+      assert.equal(answer(whole).content, `It said: ${said}`)
+      assert.deepEqual(whole.pendingInterrupts, [])
+      const starts = types(whole).filter((type) => ["RUN_STARTED", "RUN_FINISHED"].includes(type))
+      assert.deepEqual(starts, ["RUN_STARTED", "RUN_FINISHED", "RUN_STARTED", "RUN_FINISHED"])
+      await eachLength(async (events) => {
+        const fetch = resuming(cutting({ events, clean: payload.approved }))
+        const cut = await decided(payload, { fetch })
+        assert.deepEqual([plain(cut), types(cut)], [plain(whole), types(whole)], `cut after ${events}`)
+      })
+    }
+  },
+  async "rolled up equals not rolled up"() {
+    for (const text of ["words", "tool"]) {
+      const runId = crypto.randomUUID()
+      const made = await answered(text, {}, { runId })
+      const [rolled, whole] = await Promise.all(
+        [api, `${api}?rollup=0`].map(async (url) => {
+          const late = agent(undefined, { url, threadId: made.threadId, initialMessages: made.messages.slice(0, 1) })
+          await late.runAgent({ runId })
+          return late
+        }),
+      )
+      assert.deepEqual(rolled.messages, whole.messages)
+      assert.deepEqual(rolled.messages, made.messages)
+      assert.deepEqual(whole.seen, made.seen)
+      const deltas = (agent) => agent.seen.filter((event) => event.type === "TEXT_MESSAGE_CONTENT").length
+      assert.ok(deltas(rolled) === 1 && deltas(whole) > 1)
+    }
+  },
 })
+
+// Asks, is asked, and answers by its next run.
+async function decided(payload, options) {
+  const made = await answered("approval", options)
+  const [{ id, toolCallId, reason, message, metadata }] = made.pendingInterrupts
+  assert.deepEqual([reason, message, metadata.input], ["approval_required", "May danger run?", { n: 1 }])
+  assert.ok(made.messages.some(({ toolCalls }) => toolCalls?.some((call) => call.id === toolCallId)))
+  await assert.rejects(made.runAgent(), /pending interrupt/)
+  await made.runAgent({ resume: buildResumeArray(made.pendingInterrupts, { [id]: { status: "resolved", payload } }) })
+  return made
+}

@@ -1,9 +1,10 @@
 // The AI SDK's chat (what useChat is made of), version argv[3], against the server at argv[2].
 import assert from "node:assert/strict"
-import { cutting, resuming, run, until } from "./cells.mjs"
+import { agentName, cutting, eachLength, resuming, run, until } from "./cells.mjs"
 
 const [server, version] = process.argv.slice(2)
-const { AbstractChat, DefaultChatTransport, TextStreamChatTransport } = await import(`ai${version}`)
+const sdk = await import(`ai${version}`)
+const { AbstractChat, DefaultChatTransport, TextStreamChatTransport } = sdk
 const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
 const door = { 5: "chat-v5", 6: "chat", 7: "chat-v7" }[version]
 
@@ -21,8 +22,9 @@ class Chat extends AbstractChat {
     }
     const finished = []
     const data = []
-    const transport = new Transport({ api: `${server}/agents/bot/${through}`, fetch })
-    super({ id, transport, state, onFinish: (end) => finished.push(end), onData: (part) => data.push(part) })
+    const transport = new Transport({ api: `${server}/agents/${agentName}/${through}`, fetch })
+    const sendAutomaticallyWhen = sdk.lastAssistantMessageIsCompleteWithApprovalResponses
+    super({ id, transport, state, sendAutomaticallyWhen, onFinish: (end) => finished.push(end), onData: (part) => data.push(part) })
     Object.assign(this, { finished, data })
   }
   ask = (text) => this.sendMessage({ text })
@@ -32,7 +34,7 @@ class Chat extends AbstractChat {
   get text() {
     return (this.answer?.parts ?? []).filter((part) => part.type === "text").map((part) => part.text).join("")
   }
-  stopRun = (body) => fetch(`${server}/agents/bot/${door}/${this.id}/stop`, { method: "POST", body })
+  stopRun = (body) => fetch(`${server}/agents/${agentName}/${door}/${this.id}/stop`, { method: "POST", body })
 }
 
 // Parts without what differs between runs.
@@ -103,7 +105,7 @@ await run({
     assert.equal((await chat.stopRun(JSON.stringify({ activeStreamId: "another" }))).status, 200)
     const asked = await chat.stopRun(JSON.stringify({ assistantMessage: chat.answer }))
     assert.deepEqual([asked.status, (await asked.json()).stopped], [202, true])
-    const again = await fetch(`${server}/agents/bot/${door}/${chat.id}/stream`)
+    const again = await fetch(`${server}/agents/${agentName}/${door}/${chat.id}/stream`)
     assert.equal(again.status, 204)
     await done
     assert.deepEqual([chat.status, chat.text, chat.answer.metadata.status], ["ready", "Hel", "cancelled"])
@@ -171,4 +173,123 @@ await run({
     assert.equal(chat.status, "error")
     assert.match(chat.error.message, /not_found/)
   },
+  async "local model"() {
+    const chat = await answered("What is the weather in Lisbon?")
+    assert.deepEqual([chat.status, chat.error, chat.answer.metadata.status], ["ready", undefined, "completed"])
+    assert.equal(chat.answer.parts.find((part) => part.type === "tool-weather").state, "output-available")
+    const record = await (await fetch(`${server}/v1/runs/${chat.answer.id}`)).json()
+    assert.equal(chat.text, record.result)
+  },
+  async approval() {
+    const decisions = [{ approved: true }, { approved: false, reason: "not on a Friday" }]
+    for (const decision of decisions) {
+      const said = decision.approved ? "It said: dared 1" : "It said: not on a Friday"
+      if (version === "5") await answeredByRun(decision, said)
+      else await approvedInChat(decision, said)
+    }
+  },
+  async "rolled up equals not rolled up"() {
+    for (const text of ["words", "tool"]) {
+      let location
+      const noting = async (url, init) => {
+        const response = await fetch(url, init)
+        location = response.headers.get("location")
+        return response
+      }
+      const first = await answered(text, { fetch: noting })
+      const [rolled, whole] = await Promise.all(
+        ["", "&rollup=0"].map(async (more) => {
+          let chunks = 0
+          const counting = async () => {
+            const response = await fetch(new URL(location + more, server))
+            const [read, counted] = response.body.tee()
+            new Response(counted).text().then((all) => (chunks = all.split('"text-delta"').length - 1))
+            return new Response(read, response)
+          }
+          const late = new Chat({ id: first.id, messages: first.messages.slice(0, 1), fetch: counting })
+          await late.resumeStream()
+          await until(() => chunks > 0)
+          return { late, chunks }
+        }),
+      )
+      assert.deepEqual([rolled.late.status, rolled.late.error], ["ready", undefined])
+      assert.deepEqual(rolled.late.messages, whole.late.messages)
+      assert.deepEqual(rolled.late.messages, first.messages)
+      assert.deepEqual(rolled.late.data, whole.late.data)
+      assert.ok(rolled.chunks === 1 && whole.chunks > 1, `${rolled.chunks} and ${whole.chunks}`)
+    }
+  },
 })
+
+// Version 5 has no approvals: the answer stays open, and its app answers by the run.
+async function answeredByRun({ approved: approve, reason: message }, said) {
+  const chat = new Chat({})
+  const done = chat.ask("approval")
+  const asked = () => chat.answer?.parts.find(({ type }) => type === "data-approval-requested")
+  await until(asked)
+  const { toolCallId: tool_call_id, arguments: given } = asked().data
+  assert.equal(given, '{"n": 1}')
+  const body = JSON.stringify({ tool_call_id, approve, message })
+  const headers = { "content-type": "application/json" }
+  assert.equal((await fetch(`${server}/v1/runs/${chat.answer.id}/approvals`, { method: "POST", headers, body })).status, 202)
+  await done
+  assert.deepEqual([chat.status, chat.text], ["ready", said])
+}
+
+function danger(chat) {
+  return chat.answer?.parts.find(({ type }) => type === "tool-danger")
+}
+
+async function approvedInChat(decision, said) {
+  const whole = await approved(decision, said)
+  const { state, output, approval } = danger(whole)
+  assert.deepEqual([state, output], decision.approved ? ["output-available", "dared 1"] : ["output-denied", undefined])
+  assert.deepEqual([approval.approved, approval.reason], [decision.approved, decision.reason])
+  assert.deepEqual(whole.answer.parts.filter(({ type }) => type.startsWith("tool-")).length, 2)
+  assert.deepEqual([whole.messages.length, whole.answer.id], [2, whole.answer.metadata.runId])
+  assert.deepEqual(whole.finished.map(({ finishReason }) => finishReason), ["tool-calls", "stop"])
+  await eachLength(async (events) => {
+    const fetch = resuming(cutting({ events, clean: decision.approved }))
+    assert.deepEqual(without(await approved(decision, said, { fetch })), without(whole), `cut after ${events}`)
+  })
+  const back = await reloaded(decision, said)
+  assert.deepEqual(without(back), without(whole))
+}
+
+// Parts without ids, which are new in every run.
+function without({ answer }) {
+  return plain(answer).map(({ approval, id, data, ...part }) => ({ ...part, approved: approval?.approved }))
+}
+
+async function asked(options = {}) {
+  const chat = new Chat(options)
+  await chat.ask("approval")
+  assert.deepEqual([chat.status, danger(chat).state, danger(chat).input], ["ready", "approval-requested", { n: 1 }])
+  return chat
+}
+
+async function decided(chat, decision, said) {
+  await chat.addToolApprovalResponse({ id: danger(chat).approval.id, ...decision })
+  await until(() => chat.status === "ready" && chat.text === said)
+  return chat
+}
+
+async function approved(decision, said, options) {
+  return decided(await asked(options), decision, said)
+}
+
+// Another tab has nothing but the question, and gets it again; a third, which decides otherwise, is told so.
+async function reloaded(decision, said) {
+  const chat = await asked()
+  const messages = chat.messages.slice(0, 1)
+  const [back, late] = [new Chat({ id: chat.id, messages }), new Chat({ id: chat.id, messages })]
+  for (const tab of [back, late]) {
+    await tab.resumeStream()
+    assert.deepEqual([tab.status, danger(tab).state], ["ready", "approval-requested"])
+  }
+  await decided(back, decision, said)
+  await late.addToolApprovalResponse({ id: danger(late).approval.id, approved: !decision.approved })
+  await until(() => late.status === "error")
+  assert.match(late.error.message, /decided on already/)
+  return back
+}

@@ -1,9 +1,15 @@
 // Runs cells of the matrix and says how each went; and what clients are put through: cuts, and fetches that resume.
+import { resumableFetch } from "../../clients/js/dist/index.js"
+
+const LOCAL_MODEL = "local model"
+// Whom the clients ask: the server at argv[2] has a scripted agent, or, where argv[4] says so, a real model's.
+export const agentName = globalThis.process?.argv[4] === LOCAL_MODEL ? "assistant" : "bot"
 
 export async function run(cells) {
   for (const [name, cell] of Object.entries(cells)) {
+    if ((name === LOCAL_MODEL) !== (agentName === "assistant")) continue
     try {
-      await within(10_000, cell())
+      await within(name === LOCAL_MODEL ? 60_000 : 10_000, cell())
       console.log(JSON.stringify({ cell: name, went: "well" }))
     } catch (error) {
       console.log(JSON.stringify({ cell: name, went: String(error?.stack ?? error) }))
@@ -21,6 +27,11 @@ function within(ms, promise) {
 export async function until(said) {
   for (const late = Date.now() + 5_000; !said(); await new Promise((resolve) => setTimeout(resolve, 2)))
     if (Date.now() > late) throw new Error(`not so in 5 s: ${said}`)
+}
+
+// What happens with so many events per connection, all at the same time: the writes of the runs' logs then join.
+export function eachLength(what) {
+  return Promise.all([1, 2, 3, 5, 8, 13].map(what))
 }
 
 // A fetch whose responses end after `events` events, which `end` divides: in the middle of the next one, like a lost
@@ -56,41 +67,9 @@ function cut(events, clean, between) {
       }
       if (left === 0) end(controller)
     },
+    flush: () => (left < 0 ? new Promise(() => {}) : undefined), // a body that has ended meanwhile is lost, too
   })
 }
 
-// A fetch that makes any client lossless: where a response breaks off or ends, it goes on at its Location with the
-// last id that came whole, until the server says that there is no more (204).
-export function resuming(inner) {
-  return async (url, init) => {
-    const response = await inner(url, init)
-    const location = response.headers.get("location")
-    if (!response.ok || !location) return response
-    return new Response(ReadableStream.from(resumed(inner, response, new URL(location, url), init?.signal)), response)
-  }
-}
-
-async function* resumed(inner, response, location, signal) {
-  let lastId
-  while (response.status !== 204) {
-    try {
-      for await (const event of wholeEvents(response.body)) {
-        lastId = /^id: (.*)$/m.exec(event)?.[1] ?? lastId
-        yield new TextEncoder().encode(event)
-      }
-    } catch (error) {
-      if (signal?.aborted) throw error
-    }
-    response = await inner(location, { headers: lastId ? { "last-event-id": lastId } : {}, signal })
-    if (!response.ok) throw new Error(`resuming: ${response.status} ${await response.text()}`)
-  }
-}
-
-async function* wholeEvents(body) {
-  let text = ""
-  const decoder = new TextDecoder()
-  for await (const chunk of body) {
-    text += decoder.decode(chunk, { stream: true })
-    for (let at; (at = text.indexOf("\n\n")) >= 0; text = text.slice(at + 2)) yield text.slice(0, at + 2)
-  }
-}
+// A fetch that makes any client lossless: ours.
+export const resuming = (inner) => resumableFetch({ fetch: inner, delay: 1 })

@@ -1,10 +1,10 @@
 // TanStack AI's chat client against the server at argv[2].
 import assert from "node:assert/strict"
 import { ChatClient, fetchHttpStream, fetchServerSentEvents } from "@tanstack/ai-client"
-import { cutting, run, until } from "./cells.mjs"
+import { agentName, cutting, eachLength, run, until } from "./cells.mjs"
 
 const server = process.argv[2]
-const api = `${server}/agents/bot/ag-ui`
+const api = `${server}/agents/${agentName}/ag-ui`
 const words = Array.from({ length: 20 }, (_, number) => `word ${number} 漢\u2028字\n`).join("")
 
 function client({ fetch: fetchClient, threadId = crypto.randomUUID(), lines = false, ...options } = {}) {
@@ -26,6 +26,8 @@ const plain = (client) =>
     id, role, parts: parts.map(({ metadata, createdAt, id, input, ...part }) => part),
   }))
 const runId = (client) => client.seen.find((chunk) => chunk.type === "RUN_STARTED").runId
+// What is past comes rolled up: deltas behind each other count as one.
+const types = (chunks) => chunks.map(({ type }) => type).filter((type, at, all) => type !== all[at - 1])
 const terminals = (client) => client.seen.filter((chunk) => ["RUN_FINISHED", "RUN_ERROR"].includes(chunk.type))
 
 async function answered(text, options) {
@@ -46,7 +48,7 @@ async function cutEverywhere(clean) {
   for (let events = 1; events < whole.seen.length; events++) {
     const cut = await answered("tool", { fetch: cutting({ events, clean, times: 1 }) })
     assert.deepEqual([cut.getStatus(), cut.getError()], ["ready", undefined], `cut after ${events}`)
-    assert.deepEqual(cut.seen.map(({ type }) => type), whole.seen.map(({ type }) => type), `cut after ${events}`)
+    assert.deepEqual(types(cut.seen), types(whole.seen), `cut after ${events}`)
     assert.equal(said(cut), said(whole))
   }
 }
@@ -112,7 +114,7 @@ await run({
     const chunks = []
     for await (const chunk of made.wire.joinRun(runId(made))) chunks.push(chunk)
     await done
-    assert.deepEqual(chunks.map(({ type }) => type), made.seen.map(({ type }) => type))
+    assert.deepEqual(types(chunks), types(made.seen))
     assert.equal(chunks.map(({ type, delta }) => (type === "TEXT_MESSAGE_CONTENT" ? delta : "")).join(""), words)
   },
   async "hydrated when all is over"() {
@@ -136,4 +138,60 @@ await run({
     const found = await late.wire.hydrate(late.thread)
     assert.deepEqual([found.messages, found.activeRun, late.getMessages()], [[], null, []])
   },
+  async "local model"() {
+    const made = await answered("What is the weather in Lisbon?")
+    assert.deepEqual([made.getStatus(), terminals(made).length], ["ready", 1])
+    assert.equal(parts(made, "tool-call")[0].name, "weather")
+    const record = await (await fetch(`${server}/v1/runs/${runId(made)}`)).json()
+    assert.equal(said(made), record.result)
+  },
+  async approval() {
+    for (const approved of [true, false]) {
+      const whole = await decided(approved)
+      const [call] = parts(whole, "tool-call")
+      assert.deepEqual([call.name, call.state, call.approval.approved], ["danger", "complete", approved])
+      assert.deepEqual([whole.getStatus(), whole.getInterrupts()], ["ready", []])
+      await eachLength(async (events) => {
+        const cut = await decided(approved, { fetch: cutting({ events, clean: approved }) })
+        assert.deepEqual(types(cut.seen), types(whole.seen), `cut after ${events}`)
+      })
+      const late = await decided(approved, {}, ({ thread }) => client({ threadId: thread, persistence: true }))
+      assert.deepEqual(shape(late), shape(whole))
+      const over = client({ threadId: late.thread, persistence: true })
+      await until(() => over.getMessages().length > 0)
+      assert.deepEqual(plain(over), plain(late))
+    }
+  },
+  async "rolled up equals not rolled up"() {
+    const { made, done } = await midway("words")
+    await until(() => said(made).includes("word 15"))
+    const lates = ["", "&rollup=0"].map((more) => {
+      const reading = (url, init) => fetch(String(url).includes("runId=") ? url + more : url, init)
+      return client({ threadId: made.thread, persistence: true, fetch: reading })
+    })
+    await until(() => lates.every((late) => terminals(late).length > 0))
+    await done
+    const [rolled, whole] = lates
+    assert.deepEqual(plain(rolled), plain(whole))
+    assert.deepEqual([plain(rolled), said(rolled)], [plain(made), words])
+    const deltas = (client) => client.seen.filter(({ type }) => type === "TEXT_MESSAGE_CONTENT").length
+    assert.ok(deltas(rolled) <= 6 && deltas(whole) === 20, `${deltas(rolled)} and ${deltas(whole)}`)
+  },
 })
+
+function shape(client) {
+  return plain(client).map(({ role, parts }) => [role, parts.map(({ type, state, approval }) => [type, state, approval?.approved])])
+}
+
+// Asks, is asked, and answers: the same client, or one that was `reloaded`.
+async function decided(approved, options, reloaded = (made) => made) {
+  const made = reloaded(await answered("approval", options))
+  await until(() => made.getInterrupts().length === 1)
+  const [{ id, kind, metadata }] = made.getInterrupts()
+  assert.deepEqual([kind, metadata.input], ["generic", { n: 1 }])
+  assert.equal(parts(made, "tool-call").find((call) => call.approval?.id === id).state, "approval-requested")
+  await made.addToolApprovalResponse({ id, approved })
+  await until(() => made.getStatus() === "ready" && said(made).startsWith("It said: "))
+  assert.equal(said(made).includes("dared 1"), approved)
+  return made
+}

@@ -74,6 +74,22 @@ const WHAT = {
     }
     return { events, cancelled: cancelled.status };
   },
+  /** Asks again with the same key until an answer is whole: it begins anew each time. At most `most` times. */
+  async chatAgain({ create, key, most }) {
+    for (let connections = 1; connections <= most; connections++) {
+      const chunks = [];
+      try {
+        const options = { headers: { "Idempotency-Key": key } };
+        for await (const chunk of await client.chat.completions.create({ ...create, stream: true }, options)) {
+          chunks.push(chunk);
+        }
+      } catch (error) {
+        if (error instanceof APIError && error.status) throw error;
+      }
+      if (chunks.some((chunk) => chunk.choices[0]?.finish_reason)) return { chunks, connections };
+    }
+    return { chunks: [], connections: most };
+  },
   async chat({ create }) {
     const chunks = [];
     for await (const chunk of await client.chat.completions.create({ ...create, stream: true })) chunks.push(chunk);

@@ -6,6 +6,10 @@ type `tool-<name>`. What the SDK has no word for becomes a `data-*` part: a CUST
 `data-tool-progress`), the run's state, its activities, its subagents. Left out: how the run was asked for,
 MESSAGES_SNAPSHOT, RAW and encrypted reasoning.
 
+A tool that needs an approval is asked for by `tool-approval-request`, and where nothing goes on until somebody has
+answered, the answer ends (finishReason `tool-calls`, status `waiting`), since `useChat` answers by its next request.
+Version 5 has no such words: there it is a data part, and the answer stays open.
+
 Knows both vocabularies, and which chunks each major version of the SDK takes: its client fails the whole stream at a
 chunk type it does not know, and early releases at an unknown field, too. Invariants: `start` comes first, `[DONE]`
 last; a part is started before its deltas and ended before the stream is; every tool call ends with an output or an
@@ -21,14 +25,24 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from headwater.agui import RETRACTED, TOOL_PROGRESS, TOOL_STARTED, decode, status_of
+from headwater.agui import (
+    APPROVAL_DECIDED,
+    APPROVAL_REQUESTED,
+    RETRACTED,
+    TOOL_PROGRESS,
+    TOOL_STARTED,
+    decode,
+    status_of,
+)
 from headwater.formats.agui_events import is_hidden
+from headwater.formats.pauses import approval_id
 from headwater.formats.projection import Projection
 
-__all__ = ["DONE", "SdkVersion", "UiMessageChunks"]
+__all__ = ["DONE", "SdkVersion", "UiMessageChunks", "started"]
 
 SdkVersion: TypeAlias = Literal[5, 6, 7]
-"""5: nothing but what 5.0.0 knows. 6: what 6.0.0 knows, and so do the newest 5, all 6 and all 7. 7: all."""
+"""5: nothing but what 5.0.0 knows. 6: what 6.0.0 knows, and so do all 6, all 7 and, but for approvals, the newest 5.
+7: all."""
 
 DONE: Final = b"[DONE]"
 
@@ -58,7 +72,10 @@ class UiMessageChunks(Projection):
 
     def __init__(self, version: SdkVersion = 6) -> None:
         self._version = version
-        self._prefix = ""
+        self._prefix = self._run_id = ""
+        self._asked: set[str] = set()
+        """Calls that the client knows to wait for an approval."""
+        self._denied: set[str] = set()
         self._step = False
         """A step is open."""
         self._answered = False
@@ -100,20 +117,29 @@ class UiMessageChunks(Projection):
         made = [_encode(chunk) for chunk in self._chunks(name, event)]
         return [*made, DONE] if name in ("RUN_FINISHED", "RUN_ERROR") else made
 
+    def pause(self) -> Sequence[bytes]:
+        """The end of an answer that waits for the approval of its tools: `useChat` sends that with its next request."""
+        if self._version == 5:  # which has no approvals: its app answers by other ways
+            return ()
+        step = [{"type": "finish-step"}] if self._step else []
+        finish = {"type": "finish", "finishReason": "tool-calls", "messageMetadata": {"status": "waiting"}}
+        return [*map(_encode, [*step, finish]), DONE]
+
     def _chunks(self, name: str, event: Event) -> Iterable[Chunk]:
         if event.get("subagentRunId") and not name.startswith("SUBAGENT_"):
-            # What goes on inside a tool: for those who listen (`onData`), but no part of the message.
-            return [_data("subagent-event", _bare(event, "type"), transient=True)]
+            # What goes on inside a tool: for those who listen (`onData`), but no part of the message. Save for a call
+            # that people were asked about: that they have seen.
+            result = self._call_result(event) if name == "TOOL_CALL_RESULT" else ()
+            return [_data("subagent-event", _bare(event, "type"), transient=True), *result]
         made = self._by_type.get(name)
         return made(event) if made is not None else ()
 
     # -- the run --------------------------------------------------------------------------------------------------
 
     def _started(self, event: Event) -> Iterator[Chunk]:
-        run_id: str = event["runId"]
-        self._prefix = f"{run_id}."
-        metadata = {"runId": run_id, "threadId": event["threadId"]}
-        yield {"type": "start", "messageId": run_id, "messageMetadata": metadata}
+        self._run_id = event["runId"]
+        self._prefix = f"{self._run_id}."
+        yield _start(self._run_id, event["threadId"])
 
     def _finished(self, event: Event) -> Iterator[Chunk]:
         outcome = event.get("outcome") or {}
@@ -226,6 +252,9 @@ class UiMessageChunks(Projection):
         id_ = event["toolCallId"]
         if self._calls.pop(id_, None) is not None:
             self._answered = True
+            if id_ in self._denied:
+                yield {"type": "tool-output-denied", "toolCallId": id_}
+                return
             yield {"type": "tool-output-available", "toolCallId": id_, "output": _output(event["content"])}
 
     # -- everything else ------------------------------------------------------------------------------------------
@@ -235,10 +264,36 @@ class UiMessageChunks(Projection):
         value: Any = event.get("value")
         if is_hidden(event):
             return
+        if self._version > 5 and name == APPROVAL_REQUESTED:
+            yield from self._ask(value)
+            return
+        if self._version > 5 and name == APPROVAL_DECIDED and value["toolCallId"] in self._asked:
+            yield self._decided(value)
+            return
         id_ = value.get("toolCallId") if name == TOOL_PROGRESS else None
         if name == RETRACTED and self._version > 6 and self._short(value["messageId"]) in self._begun:
             yield self._reset_step()
         yield _data(_UNSAFE.sub("-", name).strip("-") or "custom", value, id_=id_, transient=name in _TRANSIENT)
+
+    def _ask(self, asked: Mapping[str, Any]) -> Iterator[Chunk]:
+        id_: str = asked["toolCallId"]
+        if id_ not in self._calls:  # one of a subagent, which is no part of the message yet
+            yield from self._in_step()
+            self._calls[id_] = _Call(asked["toolName"], [asked["arguments"]])
+            self._begun.add(id_)
+            yield from self._call_end({"toolCallId": id_})
+        self._asked.add(id_)
+        yield {"type": "tool-approval-request", "approvalId": approval_id(self._run_id, id_), "toolCallId": id_}
+
+    def _decided(self, made: Mapping[str, Any]) -> Chunk:
+        id_: str = made["toolCallId"]
+        if not made["approved"]:
+            self._denied.add(id_)
+        if self._version < 7:
+            return _data("approval-decided", made, id_=id_)
+        told = {"approvalId": approval_id(self._run_id, id_), "approved": made["approved"]}
+        reason = {"reason": made["message"]} if "message" in made else {}
+        return {"type": "tool-approval-response"} | told | reason
 
     def _reset_step(self) -> Chunk:
         """Takes back all parts of this step; the client then knows of none of them."""
@@ -253,6 +308,16 @@ class UiMessageChunks(Projection):
 
     def _subagent(self, event: Event, status: str) -> Chunk:
         return _data("subagent", _bare(event) | {"status": status}, id_=event["subagentRunId"])
+
+
+def started(run_id: str, thread_id: str) -> bytes:
+    """The chunk that an answer begins with: it says which message it is, or goes on with."""
+    return _encode(_start(run_id, thread_id))
+
+
+def _start(run_id: str, thread_id: str) -> Chunk:
+    metadata = {"runId": run_id, "threadId": thread_id}
+    return {"type": "start", "messageId": run_id, "messageMetadata": metadata}
 
 
 def _data(name: str, data: object, *, id_: str | None = None, transient: bool = False) -> Chunk:

@@ -56,6 +56,11 @@ class Format(abc.ABC):
         """Said after the last message of a closed stream."""
         return b""
 
+    def pauses(self, page: Page) -> bool:
+        """Whether the response is over with this page, which was rendered, though the stream is open: its client asks
+        again when there is more for it."""
+        return False
+
     def rotation(self, page: Page, now: int, jitter: float) -> bytes:
         """Said when the connection ends only to be made anew. `page` is empty and says where the reader stands; `now`
         in ms since 1970, `jitter` in [0, 1). Only of formats that end openly."""

@@ -19,6 +19,7 @@ from headwater.agui import REFUSED, decode
 from headwater.errors import HeadwaterError, Interrupted
 from headwater.formats.format import Format
 from headwater.formats.openai_responses import usage_of
+from headwater.formats.rollup import Piece, RollUp
 from headwater.model import Page
 from headwater.wire import sse
 
@@ -216,23 +217,50 @@ class ChatChunks(Format):
     folds = True
     key = None
 
-    def __init__(self, fold: ChatFold, after: int = -1) -> None:
-        """`after`: the number of the last chunk that the reader has."""
+    def __init__(self, fold: ChatFold, after: int = -1, *, rolled_up: bool = False) -> None:
+        """`after`: the number of the last chunk that the reader has; `rolled_up`: what is past comes so."""
         self._fold, self._after = fold, after
+        self._rollup = RollUp(_piece, _joined, wanted=rolled_up)
 
     def render(self, page: Page) -> bytes:
-        return b"".join([self._said(self._fold.feed(decode(message.data))) for message in page.messages])
+        chunks = [one for message in page.messages for one in self._new(self._fold.feed(decode(message.data)))]
+        return _framed(self._rollup.page(chunks, up_to_date=page.up_to_date))
 
     def ending(self, page: Page) -> bytes:
-        said = self._said(self._fold.broken_off())
+        said = _framed([*self._rollup.rest(), *self._new(self._fold.broken_off())])
         return said if self._fold.error is not None else said + DONE
 
     def interruption(self, error: HeadwaterError) -> bytes:
-        return sse.comment(f"interrupted: {error.code}")
+        return _framed(self._rollup.rest()) + sse.comment(f"interrupted: {error.code}")
 
-    def _said(self, chunks: Sequence[Chunk]) -> bytes:
-        return b"".join(
-            sse.encode(sse.one_line(msgspec.json.encode(chunk)), id=str(number))
-            for number, chunk in enumerate(chunks, start=self._fold.count - len(chunks))
-            if number > self._after
-        )
+    def _new(self, chunks: Sequence[Chunk]) -> list[_Numbered]:
+        """Those that the fold has just given and the reader has not."""
+        numbered = enumerate(chunks, start=self._fold.count - len(chunks))
+        return [one for one in numbered if one[0] > self._after]
+
+
+_Numbered: TypeAlias = tuple[int, Chunk]
+
+
+def _piece(numbered: _Numbered) -> Piece | None:
+    """Texts, refusals, thoughts and arguments. Another chunk has more than one of these, or what comes once."""
+    choices = numbered[1].get("choices")
+    if not choices or choices[0]["finish_reason"] is not None or len(choices[0]["delta"]) != 1:
+        return None
+    ((kind, told),) = choices[0]["delta"].items()
+    if kind != "tool_calls":
+        return kind, told
+    call = told[0]
+    return None if "id" in call else ((kind, call["index"]), call["function"]["arguments"])
+
+
+def _joined(last: _Numbered, text: str) -> _Numbered:
+    number, chunk = last
+    choice = chunk["choices"][0]
+    ((kind, told),) = choice["delta"].items()
+    delta: Any = text if kind != "tool_calls" else [{**told[0], "function": {"arguments": text}}]
+    return number, {**chunk, "choices": [{**choice, "delta": {kind: delta}}]}
+
+
+def _framed(chunks: Sequence[_Numbered]) -> bytes:
+    return b"".join([sse.encode(sse.one_line(msgspec.json.encode(chunk)), id=str(number)) for number, chunk in chunks])

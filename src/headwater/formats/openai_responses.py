@@ -31,6 +31,7 @@ from headwater.formats.openai_items import (
     ReasoningItem,
     ServerCallItem,
 )
+from headwater.formats.rollup import Piece, RollUp
 from headwater.model import Page
 from headwater.wire import sse
 
@@ -313,26 +314,42 @@ class ResponseEvents(Format):
     folds = True
     key = None
 
-    def __init__(self, fold: ResponseFold, after: int = -1) -> None:
-        """`after`: the last `sequence_number` that the reader has."""
+    def __init__(self, fold: ResponseFold, after: int = -1, *, rolled_up: bool = False) -> None:
+        """`after`: the last `sequence_number` that the reader has; `rolled_up`: what is past comes so."""
         self._fold, self._after = fold, after
+        self._rollup = RollUp(_piece, _joined, wanted=rolled_up)
 
     def render(self, page: Page) -> bytes:
-        return b"".join([self._said(self._fold.feed(decode(message.data))) for message in page.messages])
+        events = [event for message in page.messages for event in self._fold.feed(decode(message.data))]
+        return _framed(self._rollup.page(self._new(events), up_to_date=page.up_to_date))
 
     def ending(self, page: Page) -> bytes:
-        return self._said(self._fold.broken_off())
+        return _framed([*self._rollup.rest(), *self._new(self._fold.broken_off())])
 
     def interruption(self, error: HeadwaterError) -> bytes:
-        return sse.comment(f"interrupted: {error.code}")
+        return _framed(self._rollup.rest()) + sse.comment(f"interrupted: {error.code}")
 
-    def _said(self, events: Sequence[Event]) -> bytes:
-        return b"".join([_framed(event) for event in events if event["sequence_number"] > self._after])
+    def _new(self, events: Iterable[Event]) -> list[Event]:
+        return [event for event in events if event["sequence_number"] > self._after]
 
 
-def _framed(event: Event) -> bytes:
-    data = sse.one_line(msgspec.json.encode(event))
-    return sse.encode(data, id=str(event["sequence_number"]), event=event["type"])
+def _piece(event: Event) -> Piece | None:
+    if not event["type"].endswith(".delta"):
+        return None
+    return (event["type"], event["item_id"], event.get("content_index"), event.get("summary_index")), event["delta"]
+
+
+def _joined(last: Event, text: str) -> Event:
+    return {**last, "delta": text}
+
+
+def _framed(events: Sequence[Event]) -> bytes:
+    return b"".join(
+        [
+            sse.encode(sse.one_line(msgspec.json.encode(event)), id=str(event["sequence_number"]), event=event["type"])
+            for event in events
+        ]
+    )
 
 
 class WholeResponse(Format):

@@ -6,7 +6,8 @@ rendered. That costs a reading of the log up to there, and needs no state outsid
 
 The id of an event names the run and the place behind it: `run~offset`, the offset after the message it came from. Where
 a message became several events, those before its last have `run~offset.k`, the offset before that message and how many
-of its events there were so far (four digits): so a resume between them is exact, too. Ids increase as texts do.
+of its events there were so far (four digits): so a resume between them is exact, too. Ids increase as texts do. Where a
+run waits for people and the client's answer ends, the last id ends in PAUSED (`headwater.formats.pauses`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from headwater.errors import BadOffset, HeadwaterError
 from headwater.formats.format import Format
+from headwater.formats.pauses import PAUSED, pause_of
 from headwater.formats.sse import RECONNECT_MS
 from headwater.model import Message, Offset, Page
 from headwater.wire import sse
@@ -31,6 +33,11 @@ class Projection(abc.ABC):
     @abc.abstractmethod
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Takes the stream's next message; gives the data of the events that it is to this client, maybe none."""
+
+    def pause(self) -> Sequence[bytes]:
+        """What is said where the run waits for people, and the client's answer ends; the fold stays as it is. Nothing:
+        it does not end there."""
+        return ()
 
 
 class Place(NamedTuple):
@@ -62,19 +69,30 @@ class ProjectedEvents(Format):
     key = None  # what it renders depends on more than the page
     folds: ClassVar[bool] = True
 
-    def __init__(self, projection: Projection, run_id: str, place: Place | None = None) -> None:
-        """`place`: what the client has already; None is nothing."""
+    def __init__(
+        self, projection: Projection, run_id: str, place: Place | None = None, *, first: bytes | None = None
+    ) -> None:
+        """`place`: what the client has already; None is nothing. `first`: an event before what comes behind it."""
         self._projection, self._run_id = projection, run_id
         self._place = place
+        self._paused = False
+        if first is not None:
+            self.opening = type(self).opening + sse.encode(sse.one_line(first), id=f"{run_id}~{place}")
 
     def __repr__(self) -> str:
         return f"<ProjectedEvents of {self._run_id} by {type(self._projection).__name__}>"
 
     def render(self, page: Page) -> bytes:
-        return b"".join(map(self._events, page.messages))
+        last = page.messages[-1] if pause_of(page) is not None else None
+        return b"".join([self._events(message, paused=message is last) for message in page.messages])
 
-    def _events(self, message: Message) -> bytes:
+    def pauses(self, page: Page) -> bool:
+        return self._paused
+
+    def _events(self, message: Message, *, paused: bool) -> bytes:
         events = self._projection.feed(message.data)
+        if paused and (said := self._projection.pause()):
+            events, self._paused = [*events, *said], True
         place = self._place
         if place is None:
             return self._framed(message, events, 0)
@@ -87,9 +105,12 @@ class ProjectedEvents(Format):
         before = message.offset._replace(position=message.offset.position - 1)
         places = [*(Place(before, k) for k in range(1, len(events))), Place(message.offset)]
         ids = [f"{self._run_id}~{place}" for place in places]
-        return b"".join(
-            [sse.encode(sse.one_line(data), id=id_) for id_, data in list(zip(ids, events, strict=False))[taken:]]
-        )
+        if self._paused:
+            ids[-1] += PAUSED
+        return b"".join([self._event(id_, data) for id_, data in list(zip(ids, events, strict=False))[taken:]])
+
+    def _event(self, id_: str, data: bytes) -> bytes:
+        return sse.encode(sse.one_line(data), id=id_)
 
     def interruption(self, error: HeadwaterError) -> bytes:
         return sse.comment(f"interrupted: {error.code}")

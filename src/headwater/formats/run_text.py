@@ -13,9 +13,10 @@ from headwater.formats.format import Format
 from headwater.model import Page
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, rename="camel"):
     type: str
     delta: str = ""
+    subagent_run_id: str | None = None
 
 
 _decode = msgspec.json.Decoder(_Delta).decode
@@ -32,7 +33,5 @@ class RunText(Format):
         return "run-text"
 
     def render(self, page: Page) -> bytes:
-        texts = [
-            _decode(message.data).delta for message in page.messages if b'"TEXT_MESSAGE_CONTENT"' in message.data[:40]
-        ]
-        return "".join(texts).encode()
+        said = [_decode(message.data) for message in page.messages if b'"TEXT_MESSAGE_CONTENT"' in message.data[:40]]
+        return "".join(one.delta for one in said if one.subagent_run_id is None).encode()

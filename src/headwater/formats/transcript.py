@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from headwater.agui import RETRACTED, decode
+from headwater.agui import APPROVAL_DECIDED, APPROVAL_REQUESTED, RETRACTED, decode
+from headwater.formats.pauses import approval_id
 
 Part = dict[str, Any]
 Message = dict[str, Any]
@@ -23,6 +24,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
+        self._run_id = ""
         self._unnamed = False
         """The only message has no text yet: it takes the id of the first."""
         self._parts: dict[str, Part] = {}  # texts and thoughts by message id
@@ -56,8 +58,12 @@ class Transcript:
                 self._calls[event["toolCallId"]][0]["state"] = "input-complete"
             case "TOOL_CALL_RESULT" if event["toolCallId"] in self._calls:
                 self._result(event)
+            case "RUN_STARTED":
+                self._run_id = event["runId"]
             case "CUSTOM" if event["name"] == RETRACTED:
                 self._retract(event["value"]["messageId"])
+            case "CUSTOM" if event["name"] in (APPROVAL_REQUESTED, APPROVAL_DECIDED):
+                self._approval(event["value"])
 
     def _start(self, id_: str) -> None:
         if self._unnamed:
@@ -96,6 +102,18 @@ class Transcript:
         message["parts"].append(
             {"type": "tool-result", "toolCallId": part["id"], "content": content, "state": "complete"}
         )
+
+    def _approval(self, value: Mapping[str, Any]) -> None:
+        """Asked for, or decided on. Where it is asked for, the client's run ends: what is said after it is apart."""
+        self._unnamed = False
+        if value["toolCallId"] not in self._calls:
+            return
+        part, _ = self._calls[value["toolCallId"]]
+        part["approval"] = {"id": approval_id(self._run_id, value["toolCallId"]), "needsApproval": True}
+        part["state"] = "approval-requested"
+        if "approved" in value:
+            part["approval"]["approved"] = value["approved"]
+            part["state"] = "approval-responded"
 
     def _retract(self, id_: str) -> None:
         message, part = self._known(id_), self._parts.pop(id_, None)

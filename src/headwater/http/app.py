@@ -35,6 +35,7 @@ from headwater.wire.durable import stream_name
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.http.agents import AgentResource
+    from headwater.http.langgraph_door import LangGraphDoor
     from headwater.http.openai_resource import OpenAIResource
     from headwater.http.runs import RunResource
     from headwater.runs import Runs
@@ -72,6 +73,7 @@ class App:
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._runs = _resource(runs) if runs is not None else None
         self._agents = _agents(runs) if runs is not None else None
+        self._langgraph = _langgraph(runs) if runs is not None else None
         self._openai = _openai(runs) if runs is not None else None
         self._pages = dict(pages or {})
         self._below = {path: page for path, page in self._pages.items() if path.endswith("/")}
@@ -150,6 +152,8 @@ class App:
             return await self._run(exchange, self._runs, path.split("/")[3:])
         if path.startswith("/agents/") and self._agents is not None:
             return await self._agents.answer(exchange, path.removeprefix("/agents/"))
+        if path.startswith("/langgraph/") and self._langgraph is not None:
+            return await self._langgraph.answer(exchange, path.removeprefix("/langgraph"))
         page = next((page for above, page in self._below.items() if path.startswith(above)), _nowhere)
         return await page(exchange)
 
@@ -195,6 +199,12 @@ def _agents(runs: Runs) -> AgentResource:
     from headwater.http.agents import AgentResource
 
     return AgentResource(runs)
+
+
+def _langgraph(runs: Runs) -> LangGraphDoor:
+    from headwater.http.langgraph_door import LangGraphDoor
+
+    return LangGraphDoor(runs)
 
 
 def _merged(given: Iterable[tuple[bytes, bytes]], added: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

@@ -1,21 +1,23 @@
 """What chat clients send -> what a run's source takes: the input, as a text or a list of Responses input items. Pure.
 
-Knows the messages of the AI SDK (parts) and of AG-UI (TanStack AI sends those, too). The last message must be the
-user's; those before it are the history. A single text stays a text. Tool calls of the history go along with their
-outputs, those without one do not: a model refuses a call that was never answered. Left out as well: reasoning, data
-parts, sources and activities.
+Knows the messages of the AI SDK (parts), of AG-UI (TanStack AI sends those, too) and of LangChain. The last message
+must be the user's; those before it are the history. A single text stays a text. Tool calls of the history go along with
+their outputs, those without one do not: a model refuses a call that was never answered. Left out as well: reasoning,
+data parts, sources and activities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from headwater.errors import BadRequest
 
-__all__ = ["Input", "Item", "from_agui", "from_ui"]
+__all__ = ["Input", "Item", "from_agui", "from_langchain", "from_ui"]
+
+DENIED: Final = "This call was not approved, and not carried out."
 
 Item: TypeAlias = dict[str, Any]
 Input: TypeAlias = str | list[Item]
@@ -30,6 +32,11 @@ def from_ui(messages: object) -> Input:
 def from_agui(messages: object) -> Input:
     """The `messages` of a RunAgentInput. Raises BadRequest."""
     return _input(messages, _agui_items)
+
+
+def from_langchain(messages: Iterable[Message]) -> Input:
+    """The messages of a LangGraph thread, as `headwater.formats.langchain` has them. Raises BadRequest."""
+    return _input([{**message, "role": _LANGCHAIN[message["type"]]} for message in messages], _langchain_items)
 
 
 def _input(messages: object, convert: Callable[[list[Message]], Iterable[Item]]) -> Input:
@@ -77,6 +84,8 @@ def _ui_call(part: Message) -> Iterator[Item]:
         output = part.get("output")
     elif state == "output-error":
         output = part.get("errorText")
+    elif state == "output-denied":
+        output = (part.get("approval") or {}).get("reason") or DENIED
     else:
         return
     name = part["toolName"] if part["type"] == "dynamic-tool" else part["type"].removeprefix("tool-")
@@ -121,6 +130,43 @@ def _agui_content(content: str | Iterable[Message]) -> Iterator[Item]:
             yield _file(media, f"data:{media};base64,{source['value']}" if inline else source["value"], None)
         else:
             raise BadRequest(f"a part of type {part['type']!r} cannot be taken in; send text, images or documents")
+
+
+# -- LangChain --------------------------------------------------------------------------------------------------------
+
+_LANGCHAIN: Final = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+
+
+def _langchain_items(messages: list[Message]) -> Iterator[Item]:
+    outputs = {message["tool_call_id"]: message["content"] for message in messages if message["type"] == "tool"}
+    for message in messages:
+        content = message["content"]
+        parts: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if message["type"] in ("human", "system"):
+            yield from _said(message["role"], list(_langchain_content(parts)))
+        elif message["type"] == "ai":
+            text = "".join(_text(part["text"]) for part in parts if part["type"] == "text")
+            if text:
+                yield {"role": "assistant", "content": text}
+            for call in message.get("tool_calls") or ():
+                if call["id"] in outputs:
+                    yield from _call(call["id"], call["name"], call["args"], outputs[call["id"]])
+
+
+def _langchain_content(parts: Iterable[Message]) -> Iterator[Item]:
+    for part in parts:
+        if part["type"] == "text":
+            if part["text"]:
+                yield {"type": "input_text", "text": _text(part["text"])}
+        elif part["type"] == "image_url":
+            url = part["image_url"]
+            yield _file("image/*", url if isinstance(url, str) else url["url"], None)
+        elif part["type"] in ("image", "file"):
+            media = part.get("mime_type") or ("image/*" if part["type"] == "image" else "application/octet-stream")
+            inline = part.get("base64") or part.get("data")
+            yield _file(media, f"data:{media};base64,{inline}" if inline else part["url"], part.get("filename"))
+        else:
+            raise BadRequest(f"a part of type {part['type']!r} cannot be taken in; send text, images or files")
 
 
 # -- items ------------------------------------------------------------------------------------------------------------

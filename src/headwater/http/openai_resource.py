@@ -24,6 +24,7 @@ from headwater.agui import CustomEvent, decode
 from headwater.delivery import Delivery, Receive, Scope, Send
 from headwater.errors import (
     AgentNotFound,
+    BadRequest,
     Conflict,
     Draining,
     HeadwaterError,
@@ -36,6 +37,7 @@ from headwater.formats.format import Format
 from headwater.formats.openai_chat import ChatChunks, ChatFold
 from headwater.formats.openai_input import as_items, history, listed, with_instructions
 from headwater.formats.openai_responses import ID_PREFIX, REQUEST, ResponseEvents, ResponseFold, WholeResponse
+from headwater.formats.rollup import is_wanted
 from headwater.http.exchange import Exchange
 from headwater.http.openai_problems import NO_RETRY, BadParameter, error_body, openai_answer
 from headwater.http.openai_requests import ResponseRequest, chat_request, response_request, run_id_of
@@ -107,6 +109,7 @@ class OpenAIResource:
 
     async def _create(self, exchange: Exchange) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        _rolled_up(exchange)  # refused before anything is started
         asked = response_request(await exchange.json(self._streams.limits.message_bytes))
         exchange.authorize("start", f"runs/{asked.model}")
         given, thread = asked.input, None
@@ -131,7 +134,9 @@ class OpenAIResource:
         headers = {"location": f"{exchange.prefix}/v1/responses/{ID_PREFIX}{run.id}", **_named(run.id)}
         if asked.stream:
             after = await self._resumed(exchange, run, ResponseFold(run.id, asked.model))
-            return self._following(run.id, ResponseEvents(ResponseFold(run.id, asked.model), after), headers)
+            rolled_up = _rolled_up(exchange) and not run.started
+            told = ResponseEvents(ResponseFold(run.id, asked.model), after, rolled_up=rolled_up)
+            return self._following(run.id, told, headers)
         if asked.background:
             fold, _ = await self._folded(run.id)
             return _json(fold.response(), headers)
@@ -152,7 +157,8 @@ class OpenAIResource:
         if fold.ended and exchange.headers.get("last-event-id") == str(fold.count - 1):
             return bodiless(204, _named(run_id).items())  # nothing to resume: EventSource stops for good
         fresh = ResponseFold(run_id, head.labels.get("agent", ""))
-        return self._following(run_id, ResponseEvents(fresh, _after(exchange, fold)), _named(run_id))
+        told = ResponseEvents(fresh, _after(exchange, fold), rolled_up=_rolled_up(exchange))
+        return self._following(run_id, told, _named(run_id))
 
     async def _cancel(self, exchange: Exchange, run_id: str) -> Response:
         exchange.authorize("cancel", stream_of(run_id))
@@ -194,6 +200,7 @@ class OpenAIResource:
 
     async def _complete(self, exchange: Exchange) -> Response:
         principal = exchange.principal.name
+        _rolled_up(exchange)  # refused before anything is started
         asked = chat_request(await exchange.json(self._streams.limits.message_bytes))
         exchange.authorize("start", f"runs/{asked.model}")
         run = await self._runs.start(asked.model, asked.input, idempotency_key=_key(exchange), principal=principal)
@@ -201,7 +208,8 @@ class OpenAIResource:
         if not asked.stream:
             return await self._completed(exchange, run, make())
         after = await self._resumed(exchange, run, make())
-        return self._following(run.id, ChatChunks(make(), after), _named(run.id))
+        rolled_up = _rolled_up(exchange) and not run.started
+        return self._following(run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
 
     async def _completed(self, exchange: Exchange, run: Run, fold: ChatFold) -> Response:
         """Waits for the run's end, since only then it is known which status is true."""
@@ -346,6 +354,13 @@ def _after(exchange: Exchange, fold: ResponseFold | ChatFold) -> int:
                 raise BadParameter(f"{name} is the number of an event that this stream has", name)
             return int(text)
     return -1
+
+
+def _rolled_up(exchange: Exchange) -> bool:
+    try:
+        return is_wanted(exchange.query("rollup"))
+    except BadRequest as error:
+        raise BadParameter(error.said, "rollup") from None
 
 
 def _named(run_id: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ from starlette.responses import Response
 
 from headwater.errors import BadRequest
 from headwater.formats import accepted
+from headwater.formats.rollup import is_wanted
+from headwater.http.approvals import decided_by
 from headwater.http.exchange import Exchange
 from headwater.problems import not_allowed
 from headwater.runs import Record, Run, Runs
@@ -82,12 +84,12 @@ class RunResource:
         if exchange.method != "POST":
             return not_allowed(["POST"])
         exchange.authorize("approve", stream_of(run_id))
-        by = "" if exchange.auth.open_to_all else exchange.principal.name
         answers = _answers(await exchange.json(BODY_BYTES))
-        return _json(await self._runs.answer(run_id, answers, by=by), 202)
+        return _json(await self._runs.answer(run_id, answers, by=decided_by(exchange)), 202)
 
     async def _start(self, exchange: Exchange) -> Response:
         principal = exchange.principal.name  # before a body is taken in
+        is_wanted(exchange.query("rollup"))  # refused before anything is started
         asked = await exchange.json(self._runs.streams.limits.message_bytes)
         unknown = asked.keys() - {"agent", "input", "thread_id", "cancel_when_unread"}
         if unknown:

@@ -5,7 +5,7 @@ Knows the events of a run and how to read its stream. From it, whoever goes on w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,13 +18,14 @@ from headwater.agui import (
     RESUMED,
     RETRACTED,
     TOOL_STARTED,
+    WAITING,
     BaseEvent,
     CustomEvent,
     OpenParts,
     custom,
     decode,
 )
-from headwater.model import Head
+from headwater.model import Head, Offset
 from headwater.sources import Answer
 from headwater.streams import Streams
 
@@ -41,6 +42,8 @@ UNKNOWN: Final = "The server went away during this call; it is not known how far
 @dataclass(slots=True)
 class _Call:
     opened: int
+    subagent: str | None = None
+    """Of whom it is a call, where not of the run itself."""
     started: int = 0
     """The position after it was last said that the tool begins; 0: never."""
     answered: int = 0
@@ -61,7 +64,9 @@ class History:
         self.calls: dict[str, _Call] = {}
         self.asked: dict[str, dict[str, Any]] = {}
         self.decided: dict[str, dict[str, Any]] = {}
-        self._shown: dict[str, int] = {}  # message id -> position; those that were retracted are left out
+        self._paused: dict[str, int] = {}  # tool call id -> where the run first waited for its approval
+        # Message id -> position, and whose it is; those that were retracted are left out.
+        self._shown: dict[str, tuple[int, str | None]] = {}
         self._resumed: list[int] = []
 
     @classmethod
@@ -90,9 +95,9 @@ class History:
             case "RUN_STARTED":
                 self.run_id, self.thread_id = event["runId"], event["threadId"]
             case "TEXT_MESSAGE_START" | "REASONING_MESSAGE_START":
-                self._shown[event["messageId"]] = position
+                self._shown[event["messageId"]] = position, event.get("subagentRunId")
             case "TOOL_CALL_START":
-                self.calls[event["toolCallId"]] = _Call(position)
+                self.calls[event["toolCallId"]] = _Call(position, event.get("subagentRunId"))
             case "TOOL_CALL_RESULT" if (call := self.calls.get(event["toolCallId"])) is not None:
                 call.answered = position
             case "CUSTOM":
@@ -111,6 +116,9 @@ class History:
             self.asked[value["toolCallId"]] = value
         elif name == APPROVAL_DECIDED:
             self.decided[value["toolCallId"]] = value
+        elif name == WAITING:
+            for asked in value["approvals"]:
+                self._paused.setdefault(asked["toolCallId"], position)
 
     @property
     def open_questions(self) -> list[str]:
@@ -126,6 +134,16 @@ class History:
     def answers(self) -> dict[str, Answer]:
         return {id_: Answer(value["approved"], value.get("message")) for id_, value in self.decided.items()}
 
+    def decided_alike(self, tool_call_id: str, answer: Answer) -> bool:
+        """Whether somebody has given this answer already."""
+        made = self.decided.get(tool_call_id)
+        return made is not None and made["approved"] == answer.approved
+
+    def behind(self, tool_call_ids: Iterable[str]) -> Offset:
+        """The place where the run waited for these: what follows is what came of it."""
+        position = max((self._paused.get(id_, 0) for id_ in tool_call_ids), default=0)
+        return Offset(self.head.generation, position)
+
     def resumptions_since(self, position: int) -> int:
         """How often the run was gone on with from there."""
         return sum(at > position for at in self._resumed)
@@ -139,11 +157,15 @@ class History:
         in_doubt = self.in_doubt(since)
         unmade = [id_ for id_, call in self.calls.items() if call.opened > since and not call.answered]
         events = self.parts.closing_events()
-        for id_ in [id_ for id_, position in self._shown.items() if position > since]:
-            events.append(custom(RETRACTED, messageId=id_, reason=INTERRUPTED))
+        for id_, (position, subagent) in self._shown.items():
+            if position > since:
+                taken_back = custom(RETRACTED, messageId=id_, reason=INTERRUPTED)
+                taken_back.subagent_run_id = subagent
+                events.append(taken_back)
         for id_ in unmade:
             said = UNKNOWN if id_ in in_doubt else NOT_RUN
             result = ToolCallResultEvent(message_id=f"{id_}.{attempt}", tool_call_id=id_, content=said, role="tool")
+            result.subagent_run_id = self.calls[id_].subagent
             events.append(result)
             self.calls[id_].answered = self.head.tail + len(events)
         value = {"attempt": attempt, "from": "input" if anew else "checkpoint"}

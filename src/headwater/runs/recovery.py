@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped
+from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped, waiting
 from headwater.decide import Append, Item
 from headwater.errors import (
     BadRequest,
@@ -32,7 +32,7 @@ from headwater.errors import (
     StreamClosed,
     StreamNotFound,
 )
-from headwater.model import Head
+from headwater.model import Head, Offset
 from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
 from headwater.runs.history import BEGUN, History
@@ -205,9 +205,29 @@ class Recovery:
                 await drop(self._streams, run_id)
             _check(history, answers)
             events: list[BaseEvent] = [_decided(id_, answer, by) for id_, answer in answers.items()]
-            if await self._told(history, events, last=set(history.open_questions) == answers.keys()):
+            left = [history.asked[id_] for id_ in history.open_questions if id_ not in answers]
+            if left:
+                events.append(waiting(history.thread_id, run_id, left))
+            if await self._told(history, events, last=not left):
                 return
         raise StoreUnavailable("this run is written by too many at a time; try again")
+
+    async def settle(self, run_id: str, answers: Mapping[str, Answer], by: str) -> Offset:
+        """As `answer`, but what was decided alike before is no conflict. Gives the place behind the questions."""
+        left: Mapping[str, Answer] = answers
+        refused: Conflict | None = None
+        while True:
+            history = await History.read(self._streams, stream_of(run_id))
+            undecided = {id_: answer for id_, answer in left.items() if not history.decided_alike(id_, answer)}
+            if refused is not None and undecided.keys() == left.keys():
+                raise refused
+            if not undecided:
+                return history.behind(answers)
+            left, refused = undecided, None
+            try:
+                await self.answer(run_id, left, by)
+            except Conflict as error:  # of somebody who was quicker: maybe with the same answer
+                refused = error
 
     async def _told(self, history: History, events: list[BaseEvent], *, last: bool) -> bool:
         """Put the answers into the stream; after the last one the run goes on. False: the stream has changed since."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -24,6 +25,7 @@ from headwater.errors import (
     BadRequest,
     Draining,
     HeadwaterError,
+    KeyReused,
     NotAcceptable,
     StreamExists,
     StreamNotFound,
@@ -32,9 +34,10 @@ from headwater.following import Following
 from headwater.formats import accepted
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines
+from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
-from headwater.model import Head
+from headwater.model import Head, Offset
 from headwater.runs import keys
 from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
@@ -128,7 +131,8 @@ class Run:
         `request` is accepted so that the call reads like other responses; all that counts is read when it is sent.
         """
         own = {"x-run-id": self.id, **(headers or {})}
-        return Following(self._runs.delivery, self.stream, choose_format, status_code=status_code, headers=own)
+        choose = partial(choose_format, late=not self.started)
+        return Following(self._runs.delivery, self.stream, choose, status_code=status_code, headers=own)
 
 
 class Runs:
@@ -153,6 +157,8 @@ class Runs:
         self.streams = streams
         self.delivery = delivery or Delivery(streams)
         self.agents: dict[str, Source] = {}
+        self._given: dict[str, Any] = {}
+        """The same, as they were given."""
         self.threads = Threads(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
@@ -170,7 +176,8 @@ class Runs:
     def register(self, agent: Any, name: str | None = None) -> Source:
         """Make an agent startable under `name`, by default the slug of its own."""
         source = as_source(agent)
-        self.agents[name or source.name] = source
+        name = name or source.name
+        self.agents[name], self._given[name] = source, agent
         return source
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -265,6 +272,9 @@ class Runs:
 
     def _named(self, agent: Any) -> tuple[str, Source]:
         if not isinstance(agent, str):
+            for name, given in self._given.items():
+                if given is agent and name in self.agents:  # so that its runs can wait, and outlive this process
+                    return name, self.agents[name]
             source = as_source(agent)
             return source.name, source
         known = self.agents.get(agent)
@@ -277,6 +287,11 @@ class Runs:
         """The run that was started with this key, if it is still remembered."""
         run_id = await keys.claimed(self.streams, principal, idempotency_key)
         return Run(self, run_id, started=False) if run_id is not None and await self._exists(run_id) else None
+
+    async def alias(self, run_id: str, idempotency_key: str, *, principal: str = "") -> None:
+        """Have `claimed` find the run by this key, too, unless the key stands for another one already."""
+        with suppress(KeyReused):
+            await keys.claim(self.streams, principal, idempotency_key, keys.as_json({"run": run_id}), run_id)
 
     async def _exists(self, run_id: str) -> bool:
         try:
@@ -376,6 +391,12 @@ class Runs:
         await self._recovery.answer(run_id, answers, by)
         return await self.record(run_id)
 
+    async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
+        """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
+        place behind the questions in the run's stream."""
+        await read_head(self.streams, run_id)
+        return await self._recovery.settle(run_id, answers, by)
+
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""
         return {"running": len(self._supervisor)}
@@ -438,13 +459,15 @@ def as_source(agent: Any) -> Source:
     raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
 
 
-def choose_format(_: Head, headers: Headers, query: QueryParams) -> Format:
-    """The format of a run's events for this request: `?format=`, else Accept, else SSE."""
+def choose_format(_: Head, headers: Headers, query: QueryParams, *, late: bool = True) -> Format:
+    """The format of a run's events for this request: `?format=`, else Accept, else SSE. `late`: the run was there
+    before, and what is past comes rolled up, unless `?rollup=0`."""
     name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
     make = _FORMATS.get(name)
     if make is None:
         raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-    return make()
+    rolled_up = is_wanted(query.get("rollup")) and late and make is not RunText
+    return RolledUp(make()) if rolled_up else make()
 
 
 _FORMATS: Final[dict[str, Callable[[], Format]]] = {

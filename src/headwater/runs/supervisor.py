@@ -28,10 +28,12 @@ from headwater.agui import (
     run_error,
     run_finished,
     stamped,
+    waiting,
 )
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
 from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request
+from headwater.sources.chunks import Chunks
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -73,6 +75,8 @@ class Supervised:
         """`parts`: fed with what the stream holds already."""
         self.run_id, self.thread_id, self.keeper = place.run_id, place.thread_id, place.keeper
         self._writer, self._clock, self._parts = place.writer, clock, parts
+        self._chunks = Chunks(self._new_id)
+        self._made = 0
         self._usage: list[TokenUsage] = []
         self._task: asyncio.Task[None] | None = None
         self._alone, self._request = place.alone, place.request
@@ -95,6 +99,17 @@ class Supervised:
         return self.keeper is not None
 
     async def emit(self, event: BaseEvent) -> None:
+        if self._chunks.concern(event):
+            for whole in self._chunks.events(event):
+                await self._put(whole)
+        else:
+            await self._put(event)
+
+    def _new_id(self) -> str:
+        self._made += 1
+        return f"{self.run_id}.c{0 if self.keeper is None else self.keeper.epoch}.{self._made}"
+
+    async def _put(self, event: BaseEvent) -> None:
         data = encode(stamped(event, self._clock()))  # before it is noted: what is not JSON does not go out
         self._parts.feed(event)
         await self._writer.send(data)
@@ -103,9 +118,10 @@ class Supervised:
         self._usage = list(entries)
 
     async def checkpoint(self, state: bytes, events: Sequence[BaseEvent] = ()) -> None:
-        await self._keep(state, len(events))
-        for event in events:
-            await self.emit(event)
+        whole = [event for given in events for event in self._chunks.events(given)]
+        await self._keep(state, len(whole))
+        for event in whole:
+            await self._put(event)
 
     async def _keep(self, state: bytes, ahead: int) -> None:
         """`ahead`: events that belong to it, and are still to be sent."""
@@ -193,7 +209,7 @@ class Supervised:
         except Paused:
             if self.keeper is not None:
                 raise
-            return self._failed("approval_not_supported", "A tool asks for an approval, which nobody can give here.")
+            return self._failed("approval_not_supported", "A tool asks for an approval: only a registered agent can.")
         except RunFailed as error:
             return self._failed(error.code, error.message)
         except (StreamClosed, ProducerFenced):
@@ -216,9 +232,12 @@ class Supervised:
         assert self.keeper is not None
         self._ending = True
         events = self._parts.closing_events()
-        for question in pause.questions:
-            value = {"toolName": question.tool, "arguments": question.arguments}
-            events.append(custom(APPROVAL_REQUESTED, toolCallId=question.tool_call_id, **value))
+        questions = [
+            {"toolCallId": question.tool_call_id, "toolName": question.tool, "arguments": question.arguments}
+            for question in pause.questions
+        ]
+        events += [custom(APPROVAL_REQUESTED, **question) for question in questions]
+        events.append(waiting(self.thread_id, self.run_id, questions))
         asked = [encode(stamped(event, self._clock())) for event in events]
         try:
             await self.keeper.keep(self._writer.position + len(asked), pause.state)

@@ -51,7 +51,8 @@ class Sink(Protocol):
         """Whether checkpoints are kept: else there is no use in making them."""
 
     async def emit(self, event: BaseEvent) -> None:
-        """Puts `event` into the run's stream, in order. May wait for the store (back-pressure), never for readers."""
+        """Puts `event` into the run's stream, in order; AG-UI's *_CHUNK events as the whole ones they stand for. May
+        wait for the store (back-pressure), never for readers."""
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
         """What is known so far; replaces earlier entries. Goes onto the terminal event, also of a cancelled run."""
@@ -179,6 +180,7 @@ def tool_call_id() -> str | None:
 
     If the server dies while a tool runs, the tool runs again, with the same id: give it to what the tool calls as
     idempotency key (together with your own name for the tool, since not every model's ids are unique by themselves).
+    Not so inside an agent that is a tool itself: that agent begins anew, and its model makes its calls under new ids.
     """
     current = current_call.get()
     return None if current is None else current()

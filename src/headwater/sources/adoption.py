@@ -3,7 +3,7 @@
 Pure. Knows AG-UI; must not know who made the events. Invariants:
 - The lifecycle is ours: RUN_STARTED, RUN_FINISHED and RUN_ERROR are not passed on. What the last two say is kept here,
   but for the message of an error: adapters put the text of exceptions there, which may hold anything.
-- Whole events only: *_CHUNK events, which leave out starts and ends, become START, CONTENT or ARGS, and END.
+- Whole events only: no chunks (`headwater.sources.chunks`).
 - An id that was used before in the run (some providers count their tool calls from 0 with each answer) becomes a new
   one, everywhere.
 - Nothing raw: RAW events and `raw_event` fields, which hold what the model's provider or the framework sent, are left
@@ -13,32 +13,21 @@ Pure. Knows AG-UI; must not know who made the events. Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from ag_ui.core import (
-    ReasoningMessageChunkEvent,
-    ReasoningMessageContentEvent,
-    ReasoningMessageEndEvent,
-    ReasoningMessageStartEvent,
-    RunErrorEvent,
-    RunFinishedEvent,
-    TextMessageChunkEvent,
-    TextMessageContentEvent,
-    TextMessageEndEvent,
-    TextMessageStartEvent,
-    ToolCallArgsEvent,
-    ToolCallChunkEvent,
-    ToolCallEndEvent,
-    ToolCallStartEvent,
-)
+from ag_ui.core import RunErrorEvent, RunFinishedEvent, TextMessageContentEvent
 
 from headwater.agui import TOOL_PROGRESS, TOOL_STARTED, BaseEvent, CustomEvent, TokenUsage, valid_text
 from headwater.sources import RunFailed
+from headwater.sources.chunks import Chunks
 
-__all__ = ["Adoption"]
+__all__ = ["CANNOT_ASK", "Adoption"]
 
-_Chunk: TypeAlias = TextMessageChunkEvent | ToolCallChunkEvent | ReasoningMessageChunkEvent
-_CHUNKS: Final = (TextMessageChunkEvent, ToolCallChunkEvent, ReasoningMessageChunkEvent)
+CANNOT_ASK: Final = (
+    "A tool asks for an approval, or is to be run by the client: runs of this kind of agent cannot wait for that. "
+    "Let its tools run without; agents of the OpenAI Agents SDK can ask."
+)
+
 _LEFT_OUT: Final = frozenset({"RUN_STARTED", "RAW"})
 
 # Per kind of part whose ids must be unique in a run, the fields that name one.
@@ -62,15 +51,14 @@ class Adoption:
         self._run_id = run_id
         self._renamed: dict[tuple[str, str], str] = {}  # (kind, their id) -> ours
         self._made = 0
-        self._open: _Chunk | None = None
+        self._chunks = Chunks(self._new_id)
 
     def events(self, event: BaseEvent) -> Iterator[BaseEvent]:
         """What `event` becomes, in order. Raises RunFailed where it says that the run has failed or is interrupted."""
-        if isinstance(event, _CHUNKS):
-            yield from map(self._renaming, self._whole(event))
-            return
-        if event.type.value not in ("CUSTOM", "STATE_DELTA", "STATE_SNAPSHOT"):
-            yield from map(self._renaming, self._end_of_chunks())
+        for whole in self._chunks.events(event):
+            yield from self._one(whole)
+
+    def _one(self, event: BaseEvent) -> Iterator[BaseEvent]:
         if isinstance(event, RunErrorEvent):
             self.usage = event.usage or self.usage
             raise RunFailed("failed", "The run failed.")
@@ -79,14 +67,18 @@ class Adoption:
         elif event.type.value not in _LEFT_OUT:
             yield self._renaming(event)
 
+    def tool_call_id(self, theirs: str) -> str:
+        """The id by which readers know the newest call that its maker calls `theirs`."""
+        return self._renamed.get(("tool_call", theirs), theirs)
+
     def end(self) -> Iterator[BaseEvent]:
         """What is left to say when no event follows."""
-        yield from map(self._renaming, self._end_of_chunks())
+        yield from map(self._renaming, self._chunks.end())
 
     def _finished(self, event: RunFinishedEvent) -> None:
         self.result, self.usage = event.result, event.usage or self.usage
         if event.outcome is not None and event.outcome.type == "interrupt":
-            raise RunFailed("approval_not_supported", "The run asks for an answer, which nobody can give here.")
+            raise RunFailed("approval_not_supported", CANNOT_ASK)
 
     def _renaming(self, event: BaseEvent) -> BaseEvent:
         changes: dict[str, Any] = {} if event.raw_event is None else {"raw_event": None}
@@ -102,7 +94,7 @@ class Adoption:
                     changes[field] = ours
         if isinstance(event, CustomEvent) and event.name in _OF_TOOL_CALLS:
             theirs = event.value["toolCallId"]
-            changes["value"] = {**event.value, "toolCallId": self._renamed.get(("tool_call", theirs), theirs)}
+            changes["value"] = {**event.value, "toolCallId": self.tool_call_id(theirs)}
         for field in ("delta", "content"):
             text = getattr(event, field, None)
             if isinstance(text, str) and (valid := valid_text(text)) is not text:
@@ -114,66 +106,9 @@ class Adoption:
         self._made += 1
         return f"{self._run_id}.a{self._made}"
 
-    # Chunks
-
-    def _whole(self, chunk: _Chunk) -> Iterator[BaseEvent]:
-        if self._open is None or type(self._open) is not type(chunk) or _id(chunk) not in (None, _id(self._open)):
-            yield from self._end_of_chunks()
-            self._open = chunk if _id(chunk) is not None else chunk.model_copy(update={_field(chunk): self._new_id()})
-            yield _start(self._open)
-        if chunk.delta:
-            yield _content(self._open, chunk.delta)
-
-    def _end_of_chunks(self) -> Iterator[BaseEvent]:
-        if self._open is not None:
-            yield _end(self._open)
-            self._open = None
-
 
 def _plain(event: TextMessageContentEvent) -> TextMessageContentEvent:
     """Without its time: one per token, the bulk of a run, and each message of the stream has its time anyway."""
     if event.model_fields_set <= {"type", "message_id", "delta", "timestamp", "raw_event"}:
         return TextMessageContentEvent(message_id=event.message_id, delta=event.delta)
     return event
-
-
-def _field(chunk: _Chunk) -> str:
-    return "tool_call_id" if isinstance(chunk, ToolCallChunkEvent) else "message_id"
-
-
-def _id(chunk: _Chunk) -> Any:
-    return getattr(chunk, _field(chunk))
-
-
-def _start(chunk: _Chunk) -> BaseEvent:
-    match chunk:
-        case TextMessageChunkEvent():
-            return TextMessageStartEvent(message_id=_id(chunk), role=chunk.role or "assistant", name=chunk.name)
-        case ToolCallChunkEvent():
-            return ToolCallStartEvent(
-                tool_call_id=_id(chunk),
-                tool_call_name=chunk.tool_call_name or "",
-                parent_message_id=chunk.parent_message_id,
-            )
-        case _:
-            return ReasoningMessageStartEvent(message_id=_id(chunk), role="reasoning")
-
-
-def _content(chunk: _Chunk, delta: str) -> BaseEvent:
-    match chunk:
-        case TextMessageChunkEvent():
-            return TextMessageContentEvent(message_id=_id(chunk), delta=delta)
-        case ToolCallChunkEvent():
-            return ToolCallArgsEvent(tool_call_id=_id(chunk), delta=delta)
-        case _:
-            return ReasoningMessageContentEvent(message_id=_id(chunk), delta=delta)
-
-
-def _end(chunk: _Chunk) -> BaseEvent:
-    match chunk:
-        case TextMessageChunkEvent():
-            return TextMessageEndEvent(message_id=_id(chunk))
-        case ToolCallChunkEvent():
-            return ToolCallEndEvent(tool_call_id=_id(chunk))
-        case _:
-            return ReasoningMessageEndEvent(message_id=_id(chunk))

@@ -28,12 +28,14 @@ try:
 except ImportError as error:
     raise MissingExtra("agents", "openai-agents") from error
 
+from headwater.sources.openai_calls import call_key
 from headwater.sources.openai_checkpoints import Contexts, Kept, Replaying, restored
 from headwater.sources.openai_cut import watching_for_cuts
+from headwater.sources.openai_nested import watch_nested
 from headwater.sources.openai_outputs import remembering
 from headwater.sources.openai_run import Limits, OneRun
 from headwater.sources.openai_sessions import forget_input, forget_turn
-from headwater.sources.openai_translation import Translation, call_key
+from headwater.sources.openai_translation import Translation
 
 __all__ = ["OpenAIAgent"]
 
@@ -53,6 +55,9 @@ class OpenAIAgent:
       where a run is gone on with, and what tools wrote into it is lost.
     - `idle_timeout`: seconds without any event from the model while no tool runs; then RunFailed("model_stalled").
     - `total_timeout`: seconds for the whole run in one process; then RunFailed("run_timeout").
+    - `show_nested`: what agents inside tools (`Agent.as_tool`) say and do is told, as AG-UI's subagents. If not, all
+      their tools run under the id of the call that they are inside of.
+    - `error_handlers`: as `Runner.run_streamed` takes them: a last answer in place of "max_turns", say.
     - `require_finish_reason`: a Chat Completions stream that just ends is a failure ("upstream_cut"). Turn it off for a
       provider that never sends a finish_reason.
 
@@ -61,7 +66,7 @@ class OpenAIAgent:
     Chat Completions models tell their token usage only with `ModelSettings(include_usage=True)`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by their names, and each may be left out
         self,
         agent: agents.Agent[Any],
         *,
@@ -73,13 +78,16 @@ class OpenAIAgent:
         idle_timeout: float | None = 120.0,
         total_timeout: float | None = None,
         require_finish_reason: bool = True,
+        show_nested: bool = True,
+        error_handlers: agents.RunErrorHandlers[Any] | None = None,
     ) -> None:
         self.agent = agent
         self.name = name or re.sub(r"[^a-z0-9]+", "-", agent.name.lower()).strip("-") or "agent"
         self._max_turns = DEFAULT_MAX_TURNS if max_turns is None else max_turns
         self._run_config = run_config
         self._contexts = Contexts(context_factory, *(context_mapping or ()))
-        self._limits = Limits(idle_timeout, total_timeout)
+        self._limits = Limits(idle_timeout, total_timeout, show_nested)
+        self._error_handlers = error_handlers
         self._require_finish_reason = require_finish_reason
         self._session_of: Callable[[str], Session] | None = None
         self.busy: Busy | None = None
@@ -148,8 +156,9 @@ class OpenAIAgent:
         translation: Translation,
         response: str | None,
         session: Session | None,
-        hooks: agents.RunHooks[Any],
+        run: OneRun,
     ) -> agents.RunResultStreaming:
+        watch_nested()
         config = self._run_config
         if response is not None:
             config = dataclasses.replace(config or agents.RunConfig())
@@ -160,8 +169,9 @@ class OpenAIAgent:
             given,
             context=None if isinstance(given, RunState) else self._contexts.new(),
             max_turns=self._max_turns,
-            hooks=hooks,
+            hooks=run,
             run_config=config,
+            error_handlers=run.noting(self._error_handlers),
             session=session,
         )
 

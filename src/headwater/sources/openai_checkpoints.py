@@ -76,6 +76,7 @@ async def restored(agent: agents.Agent[Any], kept: Kept, contexts: Contexts) -> 
     state = msgspec.json.decode(kept.state)
     if kept.response is not None:
         state["current_turn"] -= 1  # the turn that is begun again was counted
+    state["original_input"] = _as_given(state["original_input"])
     context = state["context"]["context"]
     if contexts.from_mapping is not None and isinstance(context, dict):
         made = contexts.from_mapping(context)
@@ -84,6 +85,19 @@ async def restored(agent: agents.Agent[Any], kept: Kept, contexts: Contexts) -> 
     replaced = made is not None and not isinstance(made, Mapping)
     override = agents.RunContextWrapper(made) if replaced else None
     return await RunState.from_json(agent, state, context_override=override)
+
+
+def _as_given(items: Any) -> Any:
+    """The SDK keeps what the agent has said before as parts of a finished message, which its own converter for Chat
+    Completions then refuses; a text, as it was given, goes everywhere."""
+    return [_plain(item) for item in items] if isinstance(items, list) else items
+
+
+def _plain(item: Any) -> Any:
+    match item:
+        case {"role": "assistant", "content": [{"type": "output_text", "text": str(text)}], **more} if "id" not in more:
+            return {"role": "assistant", "content": text}
+    return item
 
 
 class Replaying(agents.Model):

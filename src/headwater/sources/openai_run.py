@@ -4,8 +4,10 @@ Knows how to drive the SDK: pump, watch, keep, stop. Invariants:
 - One pump takes the SDK's events as they come, so that they do not pile up in its unbounded queue (1.4 kB each) and an
   error drops none of those that came before it. Between pump and sink stands one bounded queue, which hooks and
   progress use too: all that is said of a run is in one order. A full queue slows tools and turns down, never readers.
+  (Where the store is slower than the model, what is left of one response waits in the SDK's queue: it takes no hint.)
 - No tool begins before the response that calls it is kept, and before it is durable in the stream that it begins. So a
-  tool that may have run is always named there, and runs again, if it must, under the same id.
+  tool that may have run is always named there, and runs again, if it must, under the same id. (Agents inside tools have
+  no checkpoints: see `openai_nested`.)
 - A tool's result is in the stream only when its output is in the checkpoint: then it never runs again.
 - Nothing is left running: however `drive()` ends, the SDK's tasks were cancelled and awaited.
 - The SDK's iterator is never given a timeout: cancelling its `anext()` would kill the run. Time limits apply to the
@@ -15,13 +17,14 @@ Knows how to drive the SDK: pump, watch, keep, stop. Invariants:
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import agents
 import msgspec
@@ -37,11 +40,13 @@ from headwater.sources import (
     current_call,
     report_progress,
 )
+from headwater.sources.openai_calls import call_key, is_call, is_open_call
 from headwater.sources.openai_checkpoints import Contexts, Kept, keep
 from headwater.sources.openai_failures import failure
+from headwater.sources.openai_nested import Fact, Nested, Told
 from headwater.sources.openai_outputs import CAN_REMEMBER, is_json
-from headwater.sources.openai_translation import Translation, call_key, is_call, is_open_call
-from headwater.sources.openai_values import as_json, field_of
+from headwater.sources.openai_translation import Translation
+from headwater.sources.openai_values import as_json, field_of, json_text
 
 __all__ = ["Limits", "OneRun"]
 
@@ -60,17 +65,15 @@ supervisor waits, so that its stream is ended in time."""
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds; None is no limit."""
+    """Seconds, where None is no limit; and what is not to be told."""
 
     idle: float | None
     total: float | None
+    nested: bool = True
+    """Agents inside tools are told of."""
 
 
-_Fact: TypeAlias = Callable[[], Iterator[BaseEvent] | Awaitable[None]]
-"""Something that happened; called when its turn has come, it gives the events that say so, or says them itself."""
-
-
-class OneRun(agents.RunHooks[Any]):
+class OneRun(Told):
     """One execution, or what is left of one."""
 
     def __init__(
@@ -80,37 +83,41 @@ class OneRun(agents.RunHooks[Any]):
         self._last, self._known = last, last.outputs if last is not None else {}
         self._sink, self._contexts, self._translation = sink, contexts, translation
         self._loop = asyncio.get_running_loop()
-        self._facts: asyncio.Queue[_Fact | None] = asyncio.Queue(_QUEUED)
+        self._facts: asyncio.Queue[Fact | None] = asyncio.Queue(_QUEUED)
         self._responses: list[asyncio.Event] = []  # of this process, each set when it is kept
         self._responses_kept = 0
         self._items_kept = 0
         self._steps = 0
         self._waiting: set[asyncio.Event] = set()
         self._stopping = False
-        self._running: set[str] = set()  # tools
+        self.running: set[str] = set()  # tools
         self._progress_slots = threading.BoundedSemaphore(_PROGRESS_QUEUED)
-        self._idle = limits.idle
+        self._limits = limits
         self._deadline = None if limits.total is None else self._loop.time() + limits.total
+        self._result: agents.RunResultStreaming | None = None
+        self._tripped: Exception | None = None
+        self._handled = False
 
-    async def drive(self, start: Callable[[agents.RunHooks[Any]], agents.RunResultStreaming]) -> object:
+    async def drive(self, start: Callable[[OneRun], agents.RunResultStreaming]) -> object:
         """Runs to the end, whichever. Only errors of the agent become RunFailed; the sink's go up as they are."""
         try:
             result = start(self)
         except Exception as error:
             raise self._failure(error) from error
+        self._result = result
         self._responses_before, self._items_kept = len(result.raw_responses), len(result.new_items)
         self._sink.on_stop(partial(self._stop_after_turn, result))
         pump = asyncio.create_task(self._pump(result), name=f"headwater pump {self._sink.run_id}")
         try:
             while (fact := await self._next()) is not None:
                 told = fact()
-                await (self._emit(told) if isinstance(told, Iterator) else told)
-            return await self._outcome(result, await pump)
+                await (self.say(told) if isinstance(told, Iterator) else told)
+            return await self._outcome(result, self._tripped or await pump)
         finally:
             self._sink.usage(self._usage(result))
             await self._stop(result, pump)
 
-    async def _emit(self, events: Iterator[BaseEvent]) -> None:
+    async def say(self, events: Iterator[BaseEvent]) -> None:
         for event in events:
             await self._sink.emit(event)
 
@@ -125,14 +132,14 @@ class OneRun(agents.RunHooks[Any]):
                     if (kept := self._checkpoint_at(event)) is None:
                         await self._facts.put(partial(self._translation.sdk_event, event))
                     else:
-                        await self._through(partial(kept, result, event))
+                        await self.through(partial(kept, result, event))
             error = result.run_loop_exception  # early failures are not raised by the iterator
         except Exception as raised:  # noqa: BLE001 - judged in `_outcome`, when the events before it are out
             error = raised
         await self._facts.put(None)
         return error if isinstance(error, Exception) else None
 
-    async def _through(self, fact: Callable[[], Awaitable[None]]) -> None:
+    async def through(self, fact: Callable[[], Awaitable[None]]) -> None:
         """Put a fact into the queue, and wait until it is said: meanwhile the SDK goes no further."""
         said = asyncio.Event()
         self._waiting.add(said)
@@ -147,13 +154,15 @@ class OneRun(agents.RunHooks[Any]):
         finally:
             self._waiting.discard(said)
 
-    async def _next(self) -> _Fact | None:
+    async def _next(self) -> Fact | None:
+        if self._tripped is not None:
+            return None
         left = None if self._deadline is None else self._deadline - self._loop.time()
         if left is not None and left <= 0:
             raise RunFailed("run_timeout", "The run took longer than it may.")
         if not self._facts.empty():
             return self._facts.get_nowait()
-        idle = None if self._running else self._idle
+        idle = None if self.running else self._limits.idle
         patience = min((seconds for seconds in (left, idle) if seconds is not None), default=None)
         try:
             async with asyncio.timeout(patience):
@@ -162,6 +171,22 @@ class OneRun(agents.RunHooks[Any]):
             if patience == left:
                 raise RunFailed("run_timeout", "The run took longer than it may.") from None
             raise RunFailed("model_stalled", "The model has stopped sending.") from None
+
+    # Input guardrails that run beside the model
+
+    def _watch_guardrails(self) -> None:
+        """The SDK tells of a tripwire only when the model has said all it has to say; here it ends the run at once."""
+        task = getattr(self._result, "_input_guardrails_task", None)
+        if task is not None:
+            task.add_done_callback(self._guardrails_done)
+
+    def _guardrails_done(self, _: object) -> None:
+        assert self._result is not None
+        for judged in self._result.input_guardrail_results:
+            if judged.output.tripwire_triggered:
+                self._tripped = agents.InputGuardrailTripwireTriggered(judged)
+                self.put_now(lambda: iter(()))  # wakes whoever waits for a fact
+                return
 
     # Checkpoints
 
@@ -182,7 +207,7 @@ class OneRun(agents.RunHooks[Any]):
         if fresh and any(is_call(item) for item in response.output) and self._may_keep(result):
             await self._keep(keep(result, response, self._translation.ids, self._contexts), events)
         else:
-            await self._emit(iter(events))
+            await self.say(iter(events))
         if self._responses_kept < len(self._responses):
             self._responses[self._responses_kept].set()
         self._responses_kept += 1
@@ -199,7 +224,7 @@ class OneRun(agents.RunHooks[Any]):
             self._items_kept = len(result.new_items)
             await self._keep(keep(result, None, self._translation.ids, self._contexts), events)
         else:
-            await self._emit(iter(events))
+            await self.say(iter(events))
 
     async def _after_tool(self, key: str, output: object) -> None:
         """A tool has ended while others of its turn still run."""
@@ -211,7 +236,7 @@ class OneRun(agents.RunHooks[Any]):
     async def _keep(self, kept: Kept | None, events: list[BaseEvent]) -> None:
         self._last = kept or self._last
         if kept is None:
-            await self._emit(iter(events))
+            await self.say(iter(events))
         else:
             await self._sink.checkpoint(msgspec.json.encode(kept), events)
 
@@ -228,63 +253,80 @@ class OneRun(agents.RunHooks[Any]):
         key = _tool_key(context, tool)
         if key in self._known:
             return _nothing()
-        self._running.add(key)
+        self.running.add(key)
         if _has_call_id(context):
-            report_progress.set(partial(self._report, key))
+            report_progress.set(partial(self.report, self._translation, key))
             current_call.set(partial(self._translation.call_id, key))
         return self._begin_tool(key, named=_has_call_id(context))
+
+    def nested(self, key: str) -> Nested | None:
+        return Nested(self, self._translation, key, key) if self._limits.nested else None
 
     async def _begin_tool(self, key: str, *, named: bool) -> None:
         if self._responses:
             await self._responses[-1].wait()
-        if named:
-            await self._through(partial(self._say_begun, key))
+        begun = partial(self._translation.tool_started, key) if named else self._translation.others_started
+        await self.through(partial(self._say_begun, begun))
 
-    async def _say_begun(self, key: str) -> None:
-        await self._emit(self._translation.tool_started(key))
+    async def _say_begun(self, begun: Callable[[], Iterator[BaseEvent]]) -> None:
+        await self.say(begun())
+        await self._sink.flush()
+
+    async def put(self, fact: Fact) -> None:
+        await self._facts.put(fact)
+
+    def put_now(self, fact: Fact) -> None:
+        """From where nothing can wait. What finds no room is not said."""
+        with suppress(asyncio.QueueFull):
+            self._facts.put_nowait(fact)
+
+    async def flush(self) -> None:
         await self._sink.flush()
 
     async def on_tool_end(self, context: Any, agent: Any, tool: agents.Tool, result: object) -> None:
         key = _tool_key(context, tool)
-        self._running.discard(key)
+        self.running.discard(key)
         if not _has_call_id(context) or key in self._known:
             return
         # What is not told now comes with the end of the turn. After the last tool that is at once.
         if not self._sink.keeps:
             await self._facts.put(partial(self._translation.tool_ended, key, result))
-        elif self._running and CAN_REMEMBER and is_json(result):
+        elif self.running and CAN_REMEMBER and is_json(result):
             await self._facts.put(partial(self._after_tool, key, result))
 
     async def on_llm_start(self, *_: Any) -> None:
-        self._running.clear()  # a tool that failed has no end of its own
+        if not self._responses:
+            self._watch_guardrails()
+        self.running.clear()  # a tool that failed has no end of its own
         self._responses.append(asyncio.Event())
 
     # Progress, from any thread
 
-    def _report(self, key: str, value: ProgressValue) -> None:
+    def report(self, translation: Translation, key: str, value: ProgressValue) -> None:
+        """A tool tells how far it is, in any thread."""
         if not self._progress_slots.acquire(blocking=False):
             return
         if _running_loop() is self._loop:
-            self._take_progress(key, value)
+            self._take_progress(translation, key, value)
         else:
             with suppress(RuntimeError):  # the loop is closed: the process goes down
-                self._loop.call_soon_threadsafe(self._take_progress, key, value)
+                self._loop.call_soon_threadsafe(self._take_progress, translation, key, value)
 
-    def _take_progress(self, key: str, value: ProgressValue) -> None:
+    def _take_progress(self, translation: Translation, key: str, value: ProgressValue) -> None:
         try:
-            self._facts.put_nowait(partial(self._progress_fact, key, value))
+            self._facts.put_nowait(partial(self._progress_fact, translation, key, value))
         except asyncio.QueueFull:
             self._progress_slots.release()
 
-    def _progress_fact(self, key: str, value: ProgressValue) -> Iterator[BaseEvent]:
+    def _progress_fact(self, translation: Translation, key: str, value: ProgressValue) -> Iterator[BaseEvent]:
         self._progress_slots.release()
-        return self._translation.tool_progress(key, value)
+        return translation.tool_progress(key, value)
 
     # The end
 
     async def _outcome(self, result: agents.RunResultStreaming, error: Exception | None) -> object:
         if error is not None:
-            await self._emit(self._retraction(error))
+            await self.say(self._retraction(error))
             raise self._failure(error) from error
         if self._stopping and result.final_output is None:
             raise Stopped
@@ -293,8 +335,21 @@ class OneRun(agents.RunHooks[Any]):
         task = result.run_loop_task
         if task is not None and task.cancelled():
             raise RunFailed("internal", "The run was stopped inside the server.")
-        await self._emit(self._translation.end())
-        return as_json(result.final_output)
+        answer = as_json(result.final_output)
+        if self._handled:
+            await self.say(self._translation.whole_text(answer if isinstance(answer, str) else json_text(answer)))
+        await self.say(self._translation.end())
+        return answer
+
+    def noting(self, handlers: Mapping[str, Any] | None) -> Any:
+        """`handlers` of errors, which note that they gave the answer: no model said it, so it has to be told."""
+        return None if handlers is None else {kind: partial(self._handle, one) for kind, one in handlers.items()}
+
+    async def _handle(self, handler: Callable[[Any], Any], error: Any) -> Any:
+        answer = handler(error)
+        answer = await answer if inspect.isawaitable(answer) else answer
+        self._handled = answer is not None
+        return answer
 
     def _pause(self, result: agents.RunResultStreaming) -> Exception:
         state = keep(result, None, self._translation.ids, self._contexts)
@@ -306,7 +361,7 @@ class OneRun(agents.RunHooks[Any]):
         arguments = field_of(item.raw_item, "arguments")
         name = item.tool_name or str(field_of(item.raw_item, "name"))
         told = arguments if isinstance(arguments, str) else ""
-        return Question(self._translation.call_id(call_key(item.raw_item)), name, told)
+        return Question(self._translation.asked_id(call_key(item.raw_item)), name, told)
 
     def _stop_after_turn(self, result: agents.RunResultStreaming) -> None:
         self._stopping = True
@@ -320,7 +375,7 @@ class OneRun(agents.RunHooks[Any]):
         return iter(())
 
     def _failure(self, error: Exception) -> RunFailed:
-        failed = failure(error, answering=self._translation.answering, tool_running=bool(self._running))
+        failed = failure(error, answering=self._translation.answering, tool_running=bool(self.running))
         # What kind of error, and where: enough to find it. Its text may hold prompts and keys, so it is for debugging.
         told = f"run {self._sink.run_id} failed: {failed.code} ({type(error).__name__} at {_place_of(error)})"
         if failed.code in _OF_OUR_SIDE:
@@ -331,7 +386,7 @@ class OneRun(agents.RunHooks[Any]):
         return failed
 
     def _usage(self, result: agents.RunResultStreaming) -> list[TokenUsage]:
-        """Per model; what agents inside tools used comes without a model's name, since only its sum is known."""
+        """Per model; what is known only as a sum, of agents inside tools for one, comes without a model's name."""
         known = aggregate_token_usage(self._translation.usage)
         total = result.context_wrapper.usage
         inner_in = total.input_tokens - sum(entry.input_tokens or 0 for entry in known)

@@ -13,8 +13,7 @@ Pure: no I/O, no asyncio, no clock. Knows the SDK's stream events and hook facts
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from ag_ui.core import (
     ReasoningEndEvent,
@@ -24,6 +23,10 @@ from ag_ui.core import (
     ReasoningStartEvent,
     StepFinishedEvent,
     StepStartedEvent,
+    SubagentErrorEvent,
+    SubagentFinishedEvent,
+    SubagentFinishedSuspendedOutcome,
+    SubagentStartedEvent,
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
@@ -45,46 +48,38 @@ from headwater.agui import (
     valid_text,
 )
 from headwater.sources import ProgressValue, Resumption
-from headwater.sources.openai_values import field_of, json_text, tool_content, usage_of
-
-__all__ = ["Translation", "call_key", "is_call", "is_open_call"]
-
-_RUN_BY_PROVIDER: Final = frozenset(
-    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
+from headwater.sources.openai_calls import (
+    RUN_BY_PROVIDER,
+    arguments_of,
+    call_key,
+    is_call,
+    is_open_call,
+    name_of,
+    provider_result,
 )
-"""Tools that the model's provider runs: their items are complete with what came out, and no tool_output follows."""
+from headwater.sources.openai_parts import Call, MessagePart, ReasoningPart
+from headwater.sources.openai_values import field_of, tool_content, usage_of
+
+__all__ = ["Translation"]
 
 
-@dataclass(slots=True)
-class _Message:
-    """A text message that is open in the current response."""
+class _Run:
+    """What the translations of a run and of the agents inside its tools share."""
 
-    id: str
-    refused: bool = False
+    def __init__(self, prefix: str) -> None:
+        self.usage: list[TokenUsage] = []
+        self.call_ids: set[str] = set()
+        self.asked: dict[str, Call] = {}
+        """Calls that have been approved or not, and may be of an agent inside a tool."""
+        self.nested: list[Translation] = []
+        self._prefix, self._made = prefix, 0
 
-
-@dataclass(slots=True)
-class _Reasoning:
-    """A span of reasoning that is open; `message` is its open reasoning message, `section` what that one tells of."""
-
-    id: str
-    message: str = ""
-    section: tuple[str, int] | None = None
-
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call of the run. Facts that came before its end wait in `held`."""
-
-    id: str
-    opened: bool = False
-    has_arguments: bool = False
-    ended: bool = False
-    answered: bool = False
-    held: list[Callable[[], Iterator[BaseEvent]]] = field(default_factory=list)
+    def new_id(self) -> str:
+        self._made += 1
+        return f"{self._prefix}.{self._made}"
 
 
-_PartT = TypeVar("_PartT", _Message, _Reasoning, _Call)
+_PartT = TypeVar("_PartT", MessagePart, ReasoningPart, Call)
 
 
 class Translation:
@@ -92,24 +87,31 @@ class Translation:
 
     def __init__(self, run_id: str, at: Resumption | None = None, ids: Mapping[str, str] | None = None) -> None:
         """`at`: where the run is gone on with; `ids`: what `self.ids` was then."""
-        self.usage: list[TokenUsage] = []
-        """Of each response that ended and told its usage."""
+        if at is None:
+            self._begin(_Run(run_id))
+            return
+        self._begin(_Run(f"{run_id}.r{at.attempt}"))
+        self._shown.extend(at.messages)
+        keys = {id_: key for key, id_ in (ids or {}).items()}
+        for id_, answered in at.calls.items():
+            self._run.call_ids.add(id_)
+            call = self._calls[keys.get(id_, id_)] = Call(id_, opened=True, ended=True, answered=answered)
+            if id_ in at.answers and not answered:
+                self._run.asked[keys.get(id_, id_)] = call
+
+    def _begin(self, run: _Run, subagent: str | None = None) -> None:
+        self._run = run
+        self.usage = run.usage
+        """Of each response that ended and told its usage, also of agents inside tools."""
+        self.subagent = subagent
+        """The id of the agent inside a tool whose events these are; None: they are the run's own."""
         self.answering = False
         """A model response has begun and not ended."""
         self.replaying = False
         """The next response is one that was told before."""
-        self._prefix = run_id if at is None else f"{run_id}.r{at.attempt}"
-        self._made = 0
         self._step: str | None = None
-        self._calls: dict[str, _Call] = {}
-        self._call_ids: set[str] = set()
+        self._calls: dict[str, Call] = {}
         self._shown: list[str] = []
-        if at is not None:
-            self._shown.extend(at.messages)
-            keys = {id_: key for key, id_ in (ids or {}).items()}
-            for id_, answered in at.calls.items():
-                self._call_ids.add(id_)
-                self._calls[keys.get(id_, id_)] = _Call(id_, opened=True, ended=True, answered=answered)
         self._begin_response()
         self.answering = False
         self._by_type: dict[str, Callable[[Any], Iterator[BaseEvent]]] = {
@@ -131,11 +133,49 @@ class Translation:
     @property
     def ids(self) -> dict[str, str]:
         """Tool call ids of the SDK that readers know by another one."""
-        return {key: call.id for key, call in self._calls.items() if key != call.id}
+        all_ = [*self._run.nested, self]
+        return {key: call.id for one in all_ for key, call in one._calls.items() if key != call.id}
 
     def call_id(self, key: str) -> str:
         """As readers know the tool call that the SDK knows as `key`."""
         return self._call_of(key).id
+
+    def asked_id(self, key: str) -> str:
+        """The same, of a call that people are asked about: an agent inside a tool may have made it."""
+        made = [one._calls[key] for one in self._run.nested if key in one._calls and not one._calls[key].answered]
+        return made[-1].id if made else self.call_id(key)
+
+    # An agent inside a tool
+
+    def nested(self, name: str, key: str) -> tuple[Translation, Iterator[BaseEvent]]:
+        """The translation of an agent called `name` inside the tool of the call `key`; and what to say first."""
+        inner = Translation.__new__(Translation)
+        inner._begin(self._run, self._run.new_id())
+        self._run.nested.append(inner)
+        started = SubagentStartedEvent(
+            subagent_run_id=inner.subagent or "",
+            name=name,
+            parent_subagent_run_id=self.subagent,
+            parent_tool_call_id=self.call_id(key),
+        )
+        return inner, iter((started,))
+
+    def nested_end(self, *, suspended: bool = False, failed: tuple[str, str] | None = None) -> Iterator[BaseEvent]:
+        """The agent inside a tool has ended, waits for people, or has failed with a code and a message."""
+        assert self.subagent is not None
+        yield from self._attributed(self._close_parts())
+        if failed is not None:
+            if failed[0] in ("input_guardrail", "output_guardrail"):
+                yield from self._attributed(self.retract(failed[0], whole_run=failed[0] == "input_guardrail"))
+            yield SubagentErrorEvent(subagent_run_id=self.subagent, code=failed[0], message=failed[1])
+        else:
+            outcome = SubagentFinishedSuspendedOutcome() if suspended else None
+            yield SubagentFinishedEvent(subagent_run_id=self.subagent, outcome=outcome)
+
+    def _attributed(self, events: Iterator[BaseEvent]) -> Iterator[BaseEvent]:
+        for event in events:
+            event.subagent_run_id = self.subagent  # type: ignore[attr-defined] # all that are made here have one
+            yield event
 
     def _in_response(self) -> None:
         if not self.answering:  # some models never say "created"
@@ -143,7 +183,7 @@ class Translation:
 
     def _begin_response(self) -> None:
         self.answering = True
-        self._parts: dict[int, _Message | _Reasoning | _Call] = {}  # by output_index
+        self._parts: dict[int, MessagePart | ReasoningPart | Call] = {}  # by output_index
         self._seen: set[int] = set()  # output indices that have had their part
         self._holder: str | None = None  # the assistant message that holds this response's tool calls
         self._shown_now: list[str] = []
@@ -152,6 +192,9 @@ class Translation:
 
     def sdk_event(self, event: Any) -> Iterator[BaseEvent]:
         """`event`: one `agents.StreamEvent`."""
+        return self._event(event) if self.subagent is None else self._attributed(self._event(event))
+
+    def _event(self, event: Any) -> Iterator[BaseEvent]:
         if event.type == "raw_response_event":
             translate = self._by_type.get(event.data.type)
             return translate(event.data) if translate is not None else iter(())
@@ -160,6 +203,8 @@ class Translation:
         return self._item(event.name, event.item)
 
     def _agent(self, name: str) -> Iterator[BaseEvent]:
+        if self.subagent is not None:
+            return  # its start says who it is; and steps go by their names, which agents in parallel share
         yield from self._end_step()
         self._step = name
         yield StepStartedEvent(step_name=name)
@@ -202,9 +247,9 @@ class Translation:
         if not delta:
             return
         part = self._parts.get(index)
-        if not isinstance(part, _Message):
+        if not isinstance(part, MessagePart):
             yield from self._close_reasoning()
-            part = self._open(index, _Message(self._new_id()))
+            part = self._open(index, MessagePart(self._run.new_id()))
             self._holder = part.id
             self._shown.append(part.id)
             self._shown_now.append(part.id)
@@ -224,19 +269,19 @@ class Translation:
         if not delta:
             return
         part = self._parts.get(index)
-        if not isinstance(part, _Reasoning):
-            part = self._open(index, _Reasoning(self._new_id()))
+        if not isinstance(part, ReasoningPart):
+            part = self._open(index, ReasoningPart(self._run.new_id()))
             yield ReasoningStartEvent(message_id=part.id)
         if part.section != section:
             if part.section is not None:
                 yield ReasoningMessageEndEvent(message_id=part.message)
-            part.message, part.section = self._new_id(), section
+            part.message, part.section = self._run.new_id(), section
             yield ReasoningMessageStartEvent(message_id=part.message, role="reasoning")
         yield ReasoningMessageContentEvent(message_id=part.message, delta=valid_text(delta))
 
     def _arguments_delta(self, data: Any) -> Iterator[BaseEvent]:
         call = self._parts.get(data.output_index)
-        if isinstance(call, _Call) and data.delta:
+        if isinstance(call, Call) and data.delta:
             call.has_arguments = True
             yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(data.delta))
 
@@ -250,7 +295,7 @@ class Translation:
             if index not in self._seen:
                 yield from self._open_call(index, item)
             part = self._parts.pop(index, None)
-            if isinstance(part, _Call):
+            if isinstance(part, Call):
                 yield from self._end_call(part, item)
             return
         if index not in self._seen:
@@ -273,15 +318,13 @@ class Translation:
         self.answering = self.replaying = False
         self.usage.extend(usage_of(data.response))
 
-    def _broken_off(self, _: Any) -> Iterator[BaseEvent]:
+    def _broken_off(self, data: Any) -> Iterator[BaseEvent]:
         self.answering = False  # the provider ended it, in its own words; the SDK raises next
+        if data.type != "error":
+            self.usage.extend(usage_of(data.response))
         return iter(())
 
     # Parts
-
-    def _new_id(self) -> str:
-        self._made += 1
-        return f"{self._prefix}.{self._made}"
 
     def _open(self, index: int, part: _PartT) -> _PartT:
         self._in_response()
@@ -295,32 +338,33 @@ class Translation:
 
     def _close_reasoning(self) -> Iterator[BaseEvent]:
         """What is said next ends the thought: Chat Completions models say so only at the end of the response."""
-        for index in [index for index, part in self._parts.items() if isinstance(part, _Reasoning)]:
+        for index in [index for index, part in self._parts.items() if isinstance(part, ReasoningPart)]:
             yield from self._close_part(index)
 
     def _close_part(self, index: int) -> Iterator[BaseEvent]:
         match self._parts.pop(index, None):
-            case _Message(id=id_):
+            case MessagePart(id=id_):
                 yield TextMessageEndEvent(message_id=id_)
-            case _Reasoning() as part:
+            case ReasoningPart() as part:
                 if part.section is not None:
                     yield ReasoningMessageEndEvent(message_id=part.message)
                 yield ReasoningEndEvent(message_id=part.id)
-            case _Call() as call:
+            case Call() as call:
                 yield from self._end_call(call, None)
             case None:
                 pass
 
     # Tool calls
 
-    def _call_of(self, key: str) -> _Call:
+    def _call_of(self, key: str) -> Call:
         if (call := self._calls.get(key)) is None:
-            call = self._calls[key] = _Call(self._unique_call_id(key))
+            asked = None if self.subagent is None else self._run.asked.pop(key, None)
+            call = self._calls[key] = asked or Call(self._unique_call_id(key))
         return call
 
     def _unique_call_id(self, key: str) -> str:
-        id_ = key if key and key not in self._call_ids else self._new_id()
-        self._call_ids.add(id_)
+        id_ = key if key and key not in self._run.call_ids else self._run.new_id()
+        self._run.call_ids.add(id_)
         return id_
 
     def _open_call(self, index: int, item: Any) -> Iterator[BaseEvent]:
@@ -331,11 +375,11 @@ class Translation:
         call = self._open(index, self._call_of(key))
         yield self._start_call(call, item)
 
-    def _start_call(self, call: _Call, item: Any) -> BaseEvent:
+    def _start_call(self, call: Call, item: Any) -> BaseEvent:
         if self._holder is None:
-            self._holder = self._new_id()
-        call.opened = True
-        return ToolCallStartEvent(tool_call_id=call.id, tool_call_name=_name(item), parent_message_id=self._holder)
+            self._holder = self._run.new_id()
+        call.opened, call.nameless = True, is_open_call(item) and field_of(item, "name") is None
+        return ToolCallStartEvent(tool_call_id=call.id, tool_call_name=name_of(item), parent_message_id=self._holder)
 
     def _whole_call(self, item: Any) -> Iterator[BaseEvent]:
         call = self._call_of(call_key(item))
@@ -343,20 +387,20 @@ class Translation:
             yield self._start_call(call, item)
         yield from self._end_call(call, item)
 
-    def _end_call(self, call: _Call, item: Any) -> Iterator[BaseEvent]:
-        if item is not None and not call.has_arguments and (arguments := _arguments(item)):
+    def _end_call(self, call: Call, item: Any) -> Iterator[BaseEvent]:
+        if item is not None and not call.has_arguments and (arguments := arguments_of(item)):
             yield ToolCallArgsEvent(tool_call_id=call.id, delta=valid_text(arguments))
         yield ToolCallEndEvent(tool_call_id=call.id)
         call.ended = True
         for fact in call.held:
             yield from fact()
         call.held.clear()
-        if item is not None and field_of(item, "type") in _RUN_BY_PROVIDER:
-            yield from self._result(call, _provider_result(item))
+        if item is not None and field_of(item, "type") in RUN_BY_PROVIDER:
+            yield from self._result(call, provider_result(item))
 
-    def _after_end(self, call: _Call, fact: Callable[[], Iterator[BaseEvent]]) -> Iterator[BaseEvent]:
+    def _after_end(self, call: Call, fact: Callable[[], Iterator[BaseEvent]]) -> Iterator[BaseEvent]:
         if call.ended:
-            return fact()
+            return fact() if self.subagent is None else self._attributed(fact())
         call.held.append(fact)
         return iter(())
 
@@ -364,6 +408,13 @@ class Translation:
         """The tool of the call whose id the SDK knows as `key` begins to run."""
         call = self._call_of(key)
         return self._after_end(call, lambda: iter((custom(TOOL_STARTED, toolCallId=call.id),)))
+
+    def others_started(self) -> Iterator[BaseEvent]:
+        """A tool begins whose call is not known, a shell for one: so it may be any of such tools."""
+        for key, call in self._calls.items():
+            if call.nameless:
+                call.nameless = False
+                yield from self.tool_started(key)
 
     def tool_progress(self, key: str, value: ProgressValue) -> Iterator[BaseEvent]:
         call = self._call_of(key)
@@ -380,14 +431,21 @@ class Translation:
         content = tool_content(output)
         return self._after_end(call, lambda: self._result(call, content))
 
-    def _result(self, call: _Call, content: str) -> Iterator[BaseEvent]:
+    def _result(self, call: Call, content: str) -> Iterator[BaseEvent]:
         if not call.answered:
             call.answered = True
             yield ToolCallResultEvent(
-                message_id=self._new_id(), tool_call_id=call.id, content=valid_text(content), role="tool"
+                message_id=self._run.new_id(), tool_call_id=call.id, content=valid_text(content), role="tool"
             )
 
     # Ends
+
+    def whole_text(self, text: str) -> Iterator[BaseEvent]:
+        """A message that no model gave."""
+        yield from self._close_parts()
+        self._begin_response()
+        yield from self._text(0, text)
+        self.answering = False
 
     def end(self) -> Iterator[BaseEvent]:
         """The run came to a good end: what is left to say."""
@@ -397,38 +455,8 @@ class Translation:
     def retract(self, reason: str, *, whole_run: bool) -> Iterator[BaseEvent]:
         """Takes back the text of the whole run, or of its last response."""
         yield from self._close_parts()
+        within = self._run.nested if self.subagent is None else []
+        for one in within if whole_run else ():
+            yield from one._attributed(one.retract(reason, whole_run=True))
         for id_ in self._shown if whole_run else self._shown_now:
             yield custom(RETRACTED, messageId=id_, reason=reason)
-
-
-def is_call(item: Any) -> bool:
-    return str(field_of(item, "type")).endswith("_call")
-
-
-def is_open_call(item: Any) -> bool:
-    """A call of a tool that is carried out on our side, so that an output is to follow."""
-    return is_call(item) and field_of(item, "type") not in _RUN_BY_PROVIDER
-
-
-def call_key(item: Any) -> str:
-    """What the SDK knows the item's tool call as."""
-    return str(field_of(item, "call_id") or field_of(item, "id") or "")
-
-
-def _name(item: Any) -> str:
-    return str(field_of(item, "name") or str(field_of(item, "type")).removesuffix("_call"))
-
-
-def _arguments(item: Any) -> str:
-    """What the tool is called with, as JSON; empty where the item does not say."""
-    if isinstance(arguments := field_of(item, "arguments"), str):
-        return arguments
-    for name in ("input", "code", "action", "operation", "queries"):
-        if (value := field_of(item, name)) is not None:
-            return json_text({name: value})
-    return ""
-
-
-def _provider_result(item: Any) -> str:
-    output = field_of(item, "output")
-    return output if isinstance(output, str) else json_text({"status": field_of(item, "status") or "completed"})

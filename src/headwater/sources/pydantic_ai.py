@@ -19,7 +19,7 @@ from typing import Any, Final
 from headwater.agui import TOOL_PROGRESS, TOOL_STARTED, BaseEvent, TokenUsage, custom
 from headwater.errors import HeadwaterError, MissingExtra
 from headwater.sources import ProgressValue, RunFailed, Sink, current_call, report_progress
-from headwater.sources.adoption import Adoption
+from headwater.sources.adoption import CANNOT_ASK, Adoption
 from headwater.sources.openai_values import as_json
 from headwater.sources.redacted import redacted
 
@@ -114,7 +114,7 @@ class PydanticAIAgent:
         options = {
             **self._run_options,
             "usage": run.usage,
-            "capabilities": [*self._run_options.get("capabilities", ()), _TellingProgress()],
+            "capabilities": [*self._run_options.get("capabilities", ()), _TellingProgress(run.tool_call_id)],
         }
         if self._deps_factory is not None:
             options["deps"] = self._deps_factory()
@@ -180,7 +180,7 @@ class _Run:
         if self.stream.failed is not None:
             raise self.stream.failed
         if isinstance(self.output, DeferredToolRequests):
-            raise RunFailed("approval_not_supported", "A tool asks for an answer, which nobody can give here.")
+            raise RunFailed("approval_not_supported", CANNOT_ASK)
 
     async def _next(self, events: AsyncIterator[BaseEvent]) -> BaseEvent | None:
         try:
@@ -191,6 +191,9 @@ class _Run:
             if not limit.expired():
                 raise
             raise RunFailed("model_stalled", "The model has stopped sending.") from None
+
+    def tool_call_id(self, theirs: str) -> str:
+        return self._adoption.tool_call_id(theirs)
 
     def completed(self, result: AgentRunResult[Any]) -> None:
         self.output = result.output
@@ -277,7 +280,11 @@ class _Told(CapabilityEvent, namespace="headwater"):
 
 
 class _TellingProgress(AbstractCapability[Any]):
-    """Lets `progress(...)` inside of tools reach the run, from any thread."""
+    """Lets `progress(...)` inside of tools reach the run, from any thread, and tells them their calls' ids."""
+
+    def __init__(self, tool_call_id: Callable[[str], str]) -> None:
+        """`tool_call_id` gives the id by which readers know the call that the model gave this one."""
+        self._tool_call_id = tool_call_id
 
     async def wrap_tool_execute(self, ctx: Any, *, call: Any, tool_def: Any, args: Any, handler: Any) -> Any:
         telling: set[asyncio.Task[Any]] = set()
@@ -293,7 +300,8 @@ class _TellingProgress(AbstractCapability[Any]):
             with suppress(RuntimeError):  # the loop is closed: the process goes down
                 loop.call_soon_threadsafe(partial(tell, value))
 
-        current_call.set(call.tool_call_id)  # both for this call only: each runs in a context of its own
+        # Both for this call only: each runs in a context of its own.
+        current_call.set(partial(self._tool_call_id, call.tool_call_id))
         report_progress.set(report)
         try:
             result = await handler(args)

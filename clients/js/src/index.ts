@@ -1,0 +1,5 @@
+export { follow, type Followed, type FollowOptions } from "./follow.js"
+export { HeadwaterError } from "./problem.js"
+export { resumableFetch, type ResumableFetchOptions } from "./resumable-fetch.js"
+export type { ResumeOptions } from "./resuming.js"
+export type { StreamEvent } from "./events.js"

@@ -1,0 +1,105 @@
+"""The agent runs inside a ChatKitServer's answer, so that a stop ends them, too.
+
+ChatKit's `stream_agent_response` lets go of a run without cancelling it: the model goes on and tools are called after
+the Stop, and two of its tasks are left waiting. So the runs that an answer starts are noted, and that helper's merging
+of two iterators ends what it began. Both are seams of other packages (`set_default_agent_runner` of the Agents SDK,
+`chatkit.agents._merge_generators`); neither changes anything outside of an answer of ours.
+
+Knows the SDK and ChatKit; nothing of streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
+
+from headwater.errors import MissingExtra
+
+try:
+    from agents import RunResult, RunResultStreaming
+    from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+    from chatkit import agents as chatkit_agents
+except ImportError as error:
+    raise MissingExtra("chatkit", "openai-chatkit") from error
+
+T = TypeVar("T")
+Merge = Callable[[AsyncIterator[Any], AsyncIterator[Any]], AsyncIterator[Any]]
+
+_STARTED: Final[ContextVar[list[RunResultStreaming] | None]] = ContextVar("headwater-chatkit-runs", default=None)
+"""Runs of the answer that this code belongs to; None: it is none of ours."""
+
+
+def note_runs() -> list[RunResultStreaming]:
+    """From now on, streamed runs that this task and its children start are in the list that is returned."""
+    _install()
+    started: list[RunResultStreaming] = []
+    _STARTED.set(started)
+    return started
+
+
+def cancel_runs(started: list[RunResultStreaming]) -> None:
+    """Cancel those that have not ended."""
+    for result in started:
+        if not result.is_complete:
+            result.cancel()
+
+
+class _NotingRunner(AgentRunner):
+    """The runner that was there, with a note of each streamed run."""
+
+    def __init__(self, runner: AgentRunner) -> None:
+        self._runner = runner
+
+    async def run(self, *given: Any, **options: Any) -> RunResult:
+        return await self._runner.run(*given, **options)
+
+    def run_sync(self, *given: Any, **options: Any) -> RunResult:
+        return self._runner.run_sync(*given, **options)
+
+    def run_streamed(self, *given: Any, **options: Any) -> RunResultStreaming:
+        result = self._runner.run_streamed(*given, **options)
+        if (started := _STARTED.get()) is not None:
+            started.append(result)
+        return result
+
+
+class _Waiting(AsyncIterator[T]):
+    """An iterator that knows which task waits for its next item."""
+
+    def __init__(self, items: AsyncIterator[T]) -> None:
+        self._items = items
+        self.task: asyncio.Task[Any] | None = None
+
+    async def __anext__(self) -> T:
+        self.task = asyncio.current_task()
+        return await anext(self._items)
+
+
+def _tidy(merge: Merge) -> Merge:
+    async def merged(one: AsyncIterator[Any], other: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        if _STARTED.get() is None:
+            async for item in merge(one, other):
+                yield item
+            return
+        both = _Waiting(one), _Waiting(other)
+        try:
+            async for item in merge(*both):
+                yield item
+        finally:
+            for each in both:
+                if each.task is not None:
+                    each.task.cancel()  # one that is done does not mind
+
+    merged.headwater = True  # type: ignore[attr-defined]
+    return merged
+
+
+def _install() -> None:
+    """Whoever has set a runner of his own meanwhile keeps it: inside ours."""
+    if not isinstance(runner := get_default_agent_runner(), _NotingRunner):
+        set_default_agent_runner(_NotingRunner(runner))
+    merge: Any = getattr(chatkit_agents, "_merge_generators", None)
+    if merge is not None and not hasattr(merge, "headwater"):
+        vars(chatkit_agents)["_merge_generators"] = _tidy(merge)
