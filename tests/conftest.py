@@ -1,6 +1,7 @@
 """What holds for every test: the loop is never blocked, no task is left behind, and a missing program is said."""
 
 import asyncio
+import gc
 import importlib.util
 import os
 import shutil
@@ -22,6 +23,12 @@ pytest_plugins = ["clients_table"]
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: no garbage collection, and some tests ask for one, looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

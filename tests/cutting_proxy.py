@@ -18,6 +18,8 @@ class CuttingProxy:
         self._upstream, self.cuts, self.abrupt = port, cuts, abrupt
         self.passed = 0
         """Bytes of answers that went through, over all connections."""
+        self.head = 0
+        """Bytes of the newest whole answer before its body."""
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -47,6 +49,8 @@ class CuttingProxy:
         try:
             with suppress(OSError):
                 while left != 0 and (data := await up_reader.read(65536)):
+                    if left is None and data.startswith(b"HTTP/1.1 "):
+                        self.head = data.index(b"\r\n\r\n") + 4
                     data = data[:left]
                     writer.write(data)
                     await writer.drain()

@@ -115,9 +115,13 @@ async def test_a_cut_after_every_byte_loses_and_doubles_nothing(abrupt: bool) ->
         log = [(sse.one_line(m.data), str(m.offset)) for m in (await streams.read("log")).messages]
         async with serving(streams) as port, through(port) as (proxy, client):
             assert await followed(client, "log") == (log, "failed")
-            length = proxy.passed
+            head, length = proxy.head, proxy.passed
+            assert 0 < head < length
             proxy.abrupt = abrupt
-            for cut in range(1, length):
+            for cut in (
+                *range(1, head, 16),
+                *range(head, length),
+            ):  # a head that is not whole is none, wherever it ends
                 proxy.cuts = iter([cut, None])
                 assert (cut, await followed(client, "log")) == (cut, (log, "failed"))
 

@@ -47,8 +47,11 @@ def test_guards_bite_whom_they_should(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     (tmp_path / "test_guilty.py").write_text(GUILTY)
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\naddopts = -rA -p no:cacheprovider\n")
-    command = [sys.executable, "-m", "pytest"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=os.environ | {"CI": ""})
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_asyncio.plugin"]
+    environment = os.environ | {"CI": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # others take a second to import
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # conftest's own plugin is here
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     results = {line.split(" - ")[0].replace("test_guilty.py::test_", "") for line in run.stdout.splitlines()}
     wanted = {"FAILED blocked", "PASSED blocked_off_the_loop", "PASSED blocked_in_a_thread", "PASSED left_behind"}
     wanted |= {"ERROR left_behind", "PASSED ended_by_its_fixture", "PASSED ended"}

@@ -15,7 +15,8 @@ export interface ResumableFetchOptions extends ResumeOptions {
   resumeAt?: (location: URL, url: URL) => URL | string
 }
 
-const HONOURS_KEYS = /\/(agents\/[^/]+\/(chat(-\w+)?|ag-ui)|v1\/(runs|responses|chat\/completions|proxy\/.+))$/
+const HONOURS_KEYS =
+  /\/(agents\/[^/]+\/(chat(-\w+)?|ag-ui)|v1\/(runs|responses|chat\/completions|proxy\/.+)|langgraph\/(threads\/[^/]+\/)?runs(\/\w+)?)$/
 const OF_THE_BODY = ["content-type", "content-length", "content-encoding", "content-language", "idempotency-key"]
 
 /**

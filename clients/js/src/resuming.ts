@@ -114,7 +114,8 @@ export async function* resumed(going: Going, lastId = "", response?: Response, l
         if (pieces.length) yield pieces
         if (last && isEnd(last)) return
       }
-      if (nameless || (last && runOutcome(last))) return
+      const nothingLeft = !last && response.headers.get("stream-closed") === "true" // 204 where clients take none
+      if (nameless || nothingLeft || (last && runOutcome(last))) return
     } catch (error) {
       signal.throwIfAborted()
       if (nameless || (error instanceof HeadwaterError && !error.retry)) throw error

@@ -26,7 +26,7 @@ test.runIf(command.length)("a server that is killed in the middle, and started a
   const url = `http://127.0.0.1:${port}`
   const started = () => spawn(program!, options, { stdio: "ignore", cwd: new URL("../../..", import.meta.url) })
   const ready = () => vi.waitUntil(() => fetch(`${url}/readyz`).then(({ ok }) => ok, () => false), 30_000)
-  let served = started()
+  let [served, killed] = [started(), false]
   onTestFinished(() => (served.kill("SIGKILL"), rmSync(folder, { recursive: true })))
   await ready()
   const init = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(asked) }
@@ -36,8 +36,8 @@ test.runIf(command.length)("a server that is killed in the middle, and started a
   let text = ""
   for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
     text += decoder.decode(chunk, { stream: true })
-    if (!served.killed && text.includes("word 5")) {
-      served.kill("SIGKILL")
+    if (!killed && text.includes("word 5")) {
+      killed = served.kill("SIGKILL")
       served = started()
     }
   }

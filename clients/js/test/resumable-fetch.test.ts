@@ -56,6 +56,12 @@ test("lines go on behind the last whole one", async () => {
   expect(asked.map(({ headers }) => headers["last-event-id"])).toEqual([undefined, "1"])
 })
 
+test("where clients take no 204, an empty answer that says the stream is closed is the last word", async () => {
+  const closed = sent("", { ...SSE, "stream-closed": "true" })
+  const { text, asked } = await read(sent(event(1)), closed)
+  expect([text, asked.length]).toEqual([event(1), 2])
+})
+
 test("before the first event, it goes on at the beginning", async () => {
   const { text, asked } = await read(cut(": open\nid: 1\nda"), sent(event(1) + event(2, "[DONE]")))
   expect(text).toBe(": open\n" + event(1) + event(2, "[DONE]"))
