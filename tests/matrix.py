@@ -141,6 +141,12 @@ NOTES: list[Note] = [
         ("ag-ui-protocol/ag-ui#1852", "ag-ui-protocol/ag-ui#2105"),
     ),
     Note(("ag-ui",), ("late join", "two readers"), "By a POST with the `runId` of the run."),
+    Note(
+        ("tanstack",),
+        ("cut after each event",),
+        "By itself. Cut behind the last event of all, it forgets that it has seen the end, and tells of an error:",
+        ("TanStack/ai#955",),
+    ),
     Note(RESPONSES, CUTS, "With `background`, and `starting_after` what came last."),
     Note((*RESPONSES, *CHATS), ("approval",), "Decided at `/v1/runs/{id}/approvals`; the answer stays open meanwhile."),
     Note(CHATS, ("cut after each event", "ended after each event", "late join", "two readers"), ASKED_AGAIN),
