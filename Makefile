@@ -1,7 +1,7 @@
 # Every command sets up what it needs first. PYTHON=python3.13 (or a path) uses that interpreter, in an environment of its own.
 export PYTHON
 
-.PHONY: help demo test check bench js
+.PHONY: help demo test check bench js docs
 
 help:
 	@echo "make demo    an agent on a local language model, streamed to a page in your browser"
@@ -9,6 +9,7 @@ help:
 	@echo "make check   style, types, the floors of the house and its public face"
 	@echo "make bench   the benchmarks, beside the servers they are compared with (bench/README.md)"
 	@echo "make js      the package for JavaScript, built and packed into dist/ (clients/js/README.md)"
+	@echo "make docs    docs/clients.md, written from the tests of clients"
 
 demo:
 	@scripts/demo
@@ -24,3 +25,6 @@ bench:
 
 js:
 	@scripts/js
+
+docs:
+	@scripts/docs

@@ -15,6 +15,7 @@ from playwright.async_api import Page
 from real_server import chromium
 
 JS = Path(__file__).parent / "js-browser"
+OURS = Path(__file__).parent.parent / "clients" / "js" / "dist" / "index.js"
 
 PageAt = Callable[[str], AbstractAsyncContextManager[Page]]
 
@@ -22,9 +23,9 @@ PageAt = Callable[[str], AbstractAsyncContextManager[Page]]
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the scripts for pages."""
-    if not (JS / "node_modules").exists():
+    if not (JS / "node_modules").exists() or not OURS.exists():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        missing(f"the clients are not installed. To run this test: cd {JS} && npm ci")
+        missing("the clients are not installed, or ours is not built. To run this test: scripts/setup-servers")
     folder = tmp_path_factory.mktemp("bundles")
     subprocess.run(["node", str(JS / "bundle.mjs"), str(folder)], check=True, timeout=60)
     return folder

@@ -77,6 +77,9 @@ CLIENTS: dict[str, Client] = {
     "openai-python chat": Client("OpenAI for Python: Chat Completions", "openai", "pyproject"),
     "openai-js responses": Client("OpenAI for JavaScript: Responses", "openai", "js-openai"),
     "openai-js chat": Client("OpenAI for JavaScript: Chat Completions", "openai", "js-openai"),
+    "langgraph-python": Client("LangGraph SDK for Python", "langgraph-sdk", "pyproject"),
+    "langgraph-js": Client("LangGraph SDK for JavaScript", "@langchain/langgraph-sdk", "js-langgraph:sdk1"),
+    "langgraph-js 2": Client("LangGraph SDK for JavaScript", "@langchain/langgraph-sdk", "js-langgraph:sdk2"),
     "chatkit": Client("ChatKit (the types of its client)", "openai-chatkit", "pyproject"),
     "EventSource": Client("`EventSource` in Chromium", "", ""),
     "eventsource": Client("eventsource (node)", "eventsource", "js-browser"),
@@ -110,6 +113,7 @@ class Note:
 AI = ("ai 7", "ai 6", "ai 5")
 RESPONSES = ("openai-python responses", "openai-js responses")
 CHATS = ("openai-python chat", "openai-js chat")
+OURS = "With [`resumableFetch`](../clients/js/README.md)"
 ASKED_AGAIN = "Who asks again with the same Idempotency-Key gets the answer of the same run, from its beginning."
 
 NOTES: list[Note] = [
@@ -118,25 +122,31 @@ NOTES: list[Note] = [
         ("approval",),
         "It has no words for it: its app decides at `/v1/runs/{id}/approvals`, and the answer stays open meanwhile.",
     ),
-    Note(("ai 7", "ai 6"), CUTS, "With a `fetch` that resumes."),
+    Note(("ai 7", "ai 6"), CUTS, f"{OURS}."),
     Note(
         ("ai 5",),
         CUTS,
-        "With a `fetch` that resumes. Its own `resumeStream()` adds what is played again to what it has:",
+        f"{OURS}. Its own `resumeStream()` adds what is played again to what it has:",
         ("vercel/ai#18457", "vercel/ai#18107", "vercel/ai#14688"),
     ),
     Note(
         ("useChat",),
         CUTS,
-        "With a `fetch` that resumes. Without one, `resumeStream()` plays the answer again while it is being made.",
+        f"{OURS}. Without it, `resumeStream()` plays the answer again while it is being made.",
     ),
     Note(
         ("ag-ui",),
         CUTS,
-        "With a `fetch` that resumes: `HttpAgent` does not go on by itself.",
+        f"{OURS}: `HttpAgent` does not go on by itself.",
         ("ag-ui-protocol/ag-ui#1852", "ag-ui-protocol/ag-ui#2105"),
     ),
     Note(("ag-ui",), ("late join", "two readers"), "By a POST with the `runId` of the run."),
+    Note(
+        ("tanstack",),
+        ("cut after each event",),
+        "By itself. Cut behind the last event of all, it forgets that it has seen the end, and tells of an error:",
+        ("TanStack/ai#955",),
+    ),
     Note(RESPONSES, CUTS, "With `background`, and `starting_after` what came last."),
     Note((*RESPONSES, *CHATS), ("approval",), "Decided at `/v1/runs/{id}/approvals`; the answer stays open meanwhile."),
     Note(CHATS, ("cut after each event", "ended after each event", "late join", "two readers"), ASKED_AGAIN),
@@ -148,6 +158,27 @@ NOTES: list[Note] = [
         upstream=True,
     ),
     Note(CHATS, ("cancel",), "At `/v1/runs/{id}/cancel`, or as a response."),
+    Note(
+        ("langgraph-python", "langgraph-js"),
+        ("ended after each event",),
+        "While the run goes on, it does. Afterwards it takes a clean end for the last, and loses what it had not read.",
+        ("langchain-ai/langgraphjs#2701",),
+        upstream=True,
+    ),
+    Note(
+        ("langgraph-js 2",),
+        ("ended after each event",),
+        "It takes a clean end for the last.",
+        ("langchain-ai/langgraphjs#2701",),
+        upstream=True,
+    ),
+    Note(
+        ("langgraph-js 2",),
+        ("one event per connection",),
+        "It comes back five times in all, whatever it has read meanwhile.",
+        ("langchain-ai/langgraphjs#1817",),
+        upstream=True,
+    ),
     Note(
         ("chatkit",),
         CUTS,

@@ -56,6 +56,7 @@ CELLS = {
         "",
         (
             *SHARED,
+            "broken behind its last event",
             "hydrated when all is over",
             "as lines, cut after each event",
             "nothing to hydrate",
@@ -66,6 +67,7 @@ CELLS = {
 }
 UPSTREAM = {
     ("ai 5", "resume in the same tab"): "it adds a replay to what it has already: vercel/ai#18457, #18107, #14688",
+    ("tanstack", "broken behind its last event"): "it forgets that it has seen the end, and asks on: TanStack/ai#955",
 }
 
 

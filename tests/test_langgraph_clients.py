@@ -18,6 +18,7 @@ from agents import Agent, function_tool
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import BadRequestError, ConflictError
 
+import matrix
 from event_cutter import EventCutter
 from headwater import Streams
 from headwater.http import App
@@ -84,6 +85,7 @@ def final(parts: list[Any]) -> list[tuple[str, str]]:
 WHOLE = [("human", "hi"), ("ai", ""), ("tool", "found x"), ("ai", "".join(WORDS))]
 
 
+@matrix.cell("langgraph-python", "whole", "tool call")
 async def test_a_whole_run_with_a_tool() -> None:
     made: list[Any] = []
     async with serving(calls("search", {"q": "x"}), WORDS) as client:
@@ -120,6 +122,7 @@ async def test_a_thread_goes_on_and_is_read() -> None:
         assert [one["graph_id"] for one in await client.assistants.search()] == ["bot"]
 
 
+@matrix.cell("langgraph-python", "late join", "two readers")
 async def test_a_run_in_the_background_is_joined() -> None:
     gate = asyncio.Event()
     async with serving(["Hel", gate, "lo"], ["alone"]) as client:
@@ -138,6 +141,7 @@ async def test_a_run_in_the_background_is_joined() -> None:
         assert final(alone)[-1] == ("ai", "alone")
 
 
+@matrix.cell("langgraph-python", "error in mid-stream")
 async def test_an_error_in_mid_stream() -> None:
     async with serving(["Hel", ConnectionError("cut")], ["Hel", ConnectionError("cut")]) as client:
         parts = await collected(stream(client))
@@ -148,6 +152,7 @@ async def test_an_error_in_mid_stream() -> None:
             await collected(stream(client, "t3", stream_mode="debug"))
 
 
+@matrix.cell("langgraph-python", "cancel")
 async def test_cancelling_and_leaving() -> None:
     async with serving(["Hel", asyncio.Event()], ["Hel", asyncio.Event()]) as client:
         reading = stream(client)
@@ -163,6 +168,7 @@ async def test_cancelling_and_leaving() -> None:
         await client.runs.cancel("t", run)
 
 
+@matrix.cell("langgraph-python", "approval")
 async def test_an_interrupt_is_answered() -> None:
     async with serving(calls("danger", {"level": 1}, call_id="d1"), ["done"]) as client:
         parts = await collected(stream(client))
@@ -207,6 +213,7 @@ async def whole(client: Any, cutter: Cutter, cut: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("each", range(1, 19))
+@matrix.cell("langgraph-python", "cut after each event", "one event per connection")
 async def test_cut_after_every_so_many_events(each: int) -> None:
     async with cutting(calls("search", {"q": "x"}), WORDS, each=each, abrupt=True) as (client, cutter):
         cut = await collected(stream(client))
@@ -223,13 +230,22 @@ async def test_ended_while_the_run_goes_on() -> None:
         assert cut == await whole(client, cutter, cut)
 
 
-@pytest.mark.xfail(reason=ASKS_THE_RUN)
+@matrix.cell("langgraph-python", "ended after each event")
 async def test_ended_when_the_run_is_over() -> None:
     async with cutting(["Hel", "lo"], each=3, abrupt=False) as (client, cutter):
         run = await client.runs.create("t", "bot", input=said())
         await client.runs.join("t", run["run_id"])
         cut = await collected(client.runs.join_stream("t", run["run_id"]))
         assert cut == await whole(client, cutter, cut)
+
+
+@matrix.cell("langgraph-python", "local model")
+async def test_a_language_model_on_this_machine(local_model: Server) -> None:
+    async with get_client(url=f"{local_model.url}/langgraph") as client:
+        asked = {"messages": [{"role": "user", "content": "What is the weather in Lisbon?"}]}
+        parts = await collected(client.runs.stream("t-python", "assistant", input=asked, stream_mode=MODES))
+        assert [role for role, _ in final(parts)] == ["human", "ai", "tool", "ai"]
+        assert final(parts)[-1][1].strip()
 
 
 # --- npm -----------------------------------------------------------------------------------------------------------
@@ -251,6 +267,8 @@ CELLS = (
     "useStream",
 )
 CLIENTS = {"1.15.0": "sdk1", "2.0.0": "sdk2"}
+ROWS = {"1.15.0": "langgraph-js", "2.0.0": "langgraph-js 2"}
+COLUMNS = {"ended when the run is over": "ended after each event"}
 UPSTREAM = {
     ("1.15.0", "ended when the run is over"): ASKS_THE_RUN,
     ("2.0.0", "ended when the run is over"): "a clean end is an end to it (langgraphjs#2701)",
@@ -264,6 +282,8 @@ def cells() -> Iterator[object]:
         for name in CELLS:
             reason = UPSTREAM.get((client, name))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            column = COLUMNS.get(name, name)
+            marks += matrix.marks(ROWS[client], column) if column in matrix.COLUMNS else []
             yield pytest.param(client, name, marks=marks, id=f"{client}: {name}")
 
 
@@ -279,23 +299,33 @@ def went() -> dict[str, dict[str, str]]:
     return {}
 
 
-def ran(node: str, server: Server, client: str) -> dict[str, str]:
-    command = [node, JS / "langgraph.mjs", server.url, CLIENTS[client]]
+def ran(node: str, server: Server, client: str, *only: str) -> dict[str, str]:
+    command = [node, JS / "langgraph.mjs", server.url, CLIENTS[client], *only]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=ENVIRONMENT)
     lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"cell":')]
     assert lines, f"{client} said nothing:\n{done.stderr}"
     return {line["cell"]: line["went"] for line in lines}
 
 
-@pytest.mark.parametrize(("client", "cell"), list(cells()))
-def test_npm_client(
-    client: str, cell: str, server: Server, went: dict[str, dict[str, str]], program: Callable[[str, str], str]
-) -> None:
-    node = program("node", "sudo apt-get install nodejs npm")
+@pytest.fixture
+def node(program: Callable[[str, str], str]) -> str:
+    """Where it is, and the clients are."""
     if not (JS / "node_modules").exists():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         missing(f"the clients are not installed. To run this test: cd {JS} && npm ci")
+    return program("node", "sudo apt-get install nodejs npm")
+
+
+@pytest.mark.parametrize(("client", "cell"), list(cells()))
+def test_npm_client(client: str, cell: str, server: Server, went: dict[str, dict[str, str]], node: str) -> None:
     if client not in went:
         went[client] = ran(node, server, client)
         assert tuple(went[client]) == CELLS, "the script has other cells"
     assert went[client][cell] == "well", went[client][cell]
+
+
+@pytest.mark.parametrize(
+    "client", [pytest.param(client, marks=matrix.marks(ROWS[client], "local model")) for client in CLIENTS]
+)
+def test_npm_a_language_model_on_this_machine(client: str, local_model: Server, node: str) -> None:
+    assert ran(node, local_model, client, "local model") == {"local model": "well"}

@@ -126,7 +126,7 @@ await run({
     const fetching = cutting({ events: 1 })
     const chat = await answered("tool", { fetch: resuming(fetching) })
     assert.deepEqual([chat.status, plain(chat.answer)], ["ready", whole])
-    assert.ok(fetching.count > 15)
+    assert.ok(fetching.count > 10)
   },
   async "late join"() {
     const { chat, done } = await midway()

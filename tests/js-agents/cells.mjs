@@ -3,7 +3,7 @@ import { resumableFetch } from "../../clients/js/dist/index.js"
 
 const LOCAL_MODEL = "local model"
 // Whom the clients ask: the server at argv[2] has a scripted agent, or, where argv[4] says so, a real model's.
-export const agentName = globalThis.process?.argv[4] === LOCAL_MODEL ? "assistant" : "bot"
+export const agentName = process.argv[4] === LOCAL_MODEL ? "assistant" : "bot"
 
 export async function run(cells) {
   for (const [name, cell] of Object.entries(cells)) {

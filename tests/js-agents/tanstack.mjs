@@ -96,7 +96,7 @@ await run({
   "cut after each event": () => cutEverywhere(false),
   "ended after each event": () => cutEverywhere(true),
   async "one event per connection"() {
-    const fetching = cutting({ events: 1 })
+    const fetching = cutting({ events: 1, clean: true })
     const made = await answered("tool", { fetch: fetching })
     assert.deepEqual([made.getStatus(), said(made)], ["ready", "Found: {'found': 'x'}"])
     assert.ok(fetching.count > 10)
@@ -116,6 +116,11 @@ await run({
     await done
     assert.deepEqual(types(chunks), types(made.seen))
     assert.equal(chunks.map(({ type, delta }) => (type === "TEXT_MESSAGE_CONTENT" ? delta : "")).join(""), words)
+  },
+  async "broken behind its last event"() {
+    const { length } = (await answered("tool")).seen
+    const made = await answered("tool", { fetch: cutting({ events: length, times: 1 }) })
+    assert.deepEqual([made.getStatus(), said(made)], ["ready", "Found: {'found': 'x'}"])
   },
   async "hydrated when all is over"() {
     const made = await answered("tool")

@@ -2,10 +2,10 @@
 import { useChat } from "@ai-sdk/react"
 import { DefaultChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses } from "ai"
 import { createRoot } from "react-dom/client"
-import { resuming } from "../js-agents/cells.mjs"
+import { resumableFetch } from "../../clients/js/dist/index.js"
 
 function Chat({ api, id, resume, lossless }) {
-  const transport = new DefaultChatTransport({ api, fetch: lossless ? resuming(fetch.bind(window)) : undefined })
+  const transport = new DefaultChatTransport({ api, fetch: lossless ? resumableFetch({ delay: 1 }) : undefined })
   const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses
   const chat = useChat({ id, resume, transport, sendAutomaticallyWhen })
   const send = (event) => {

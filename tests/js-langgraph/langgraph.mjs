@@ -1,6 +1,6 @@
 // LangGraph's SDK (argv[3]: which of the installed ones) against the server at argv[2].
 import assert from "node:assert/strict"
-import { cutting, run, until } from "../js-agents/cells.mjs"
+import { agentName, cutting, run, until } from "../js-agents/cells.mjs"
 
 // It pauses for a second and more before it connects again: a hundredth of that is enough here.
 const { setTimeout: later } = globalThis
@@ -27,7 +27,7 @@ async function collected(stream) {
 }
 
 const answered = (text, { thread = crypto.randomUUID(), fetching, ...more } = {}) =>
-  collected(clientOf(fetching).runs.stream(thread, "bot", asked(text, more)))
+  collected(clientOf(fetching).runs.stream(thread, agentName, asked(text, more)))
 
 // Cuts streams only.
 function cuttingStreams(options) {
@@ -150,6 +150,12 @@ await run({
     const [one, two] = await Promise.all([0, 1].map(() => collected(plain.runs.joinStream(thread, id))))
     assert.equal(last(one), words)
     assert.deepEqual(one, two)
+  },
+  async "local model"() {
+    const parts = await answered("What is the weather in Lisbon?")
+    assert.deepEqual(final(parts).map(([type]) => type), ["human", "ai", "tool", "ai"])
+    const record = await (await fetch(`${server}/v1/runs/${parts[0].data.run_id}`)).json()
+    assert.equal(last(parts), record.result)
   },
   async useStream() {
     const { useStream } = await import(`${sdk}/react`)
