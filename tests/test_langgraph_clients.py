@@ -262,6 +262,7 @@ CELLS = (
     "one event per connection",
     "ended while the run goes on",
     "ended when the run is over",
+    "by resumableFetch",
     "late join",
     "two readers",
     "useStream",

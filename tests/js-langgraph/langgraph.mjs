@@ -1,6 +1,6 @@
 // LangGraph's SDK (argv[3]: which of the installed ones) against the server at argv[2].
 import assert from "node:assert/strict"
-import { agentName, cutting, run, until } from "../js-agents/cells.mjs"
+import { agentName, cutting, resuming, run, until } from "../js-agents/cells.mjs"
 
 // It pauses for a second and more before it connects again: a hundredth of that is enough here.
 const { setTimeout: later } = globalThis
@@ -138,6 +138,13 @@ await run({
     const [{ data: { run_id: id } }] = await answered("tool", { thread })
     const client = clientOf(cuttingStreams({ events: 4, clean: true, times: 1 }))
     assert.deepEqual(final(await collected(client.runs.joinStream(thread, id))), toolMessages)
+  },
+  async "by resumableFetch"() {
+    for (const clean of [false, true]) {
+      const fetching = cuttingStreams({ events: 1, clean })
+      assert.deepEqual(final(await answered("tool", { fetching: resuming(fetching) })), toolMessages)
+      assert.ok(fetching.made() > 10)
+    }
   },
   async "late join"() {
     const [thread, id] = await midway("words")
