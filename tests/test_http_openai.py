@@ -361,6 +361,16 @@ async def test_what_is_no_json_is_refused() -> None:
 # --- retrieve, cancel, delete ----------------------------------------------------------------------------------------
 
 
+async def test_a_cut_answer_goes_on_behind_the_last_event_wherever_it_began() -> None:
+    async with serving(["Hel", "lo"]) as site:
+        made = await site.post("responses", {"model": "bot", "input": "hi", "background": True})
+        await (await site.runs.get(made.json()["id"].removeprefix("resp_"))).wait()
+        at = f"/v1/responses/{made.json()['id']}?stream=true&rollup=0&starting_after=2"
+        rest = events(await site.ask("GET", at))
+        assert rest[0].id == "3"
+        assert events(await site.ask("GET", at, last_event_id="4")) == rest[2:]
+
+
 async def test_starting_after_each_number_gives_the_rest_to_everyone() -> None:
     async with serving(calls("search", {"q": "x"}), ["Hel", "lo"]) as site:
         id_ = await made(site)

@@ -346,8 +346,8 @@ def _key(exchange: Exchange) -> str | None:
 def _after(exchange: Exchange, fold: ResponseFold | ChatFold) -> int:
     """The number of the last event that the client has; -1: none. `fold`: the run as far as it is now."""
     for name, text in (
+        ("Last-Event-ID", exchange.headers.get("last-event-id")),  # the later one: of who asks again after a cut
         ("starting_after", exchange.query("starting_after")),
-        ("Last-Event-ID", exchange.headers.get("last-event-id")),
     ):
         if text:
             if not _NUMBER.fullmatch(text) or int(text) >= fold.count:  # a gap must not be jumped over
