@@ -21,7 +21,7 @@ import msgspec
 from starlette.responses import Response
 
 from headwater.agui import CustomEvent, decode
-from headwater.delivery import Delivery, Receive, Scope, Send
+from headwater.delivery import Receive, Scope, Send
 from headwater.errors import (
     AgentNotFound,
     BadRequest,
@@ -32,7 +32,7 @@ from headwater.errors import (
     OffsetGone,
     RunNotFound,
 )
-from headwater.following import bodiless
+from headwater.following import Following, bodiless
 from headwater.formats.format import Format
 from headwater.formats.openai_chat import ChatChunks, ChatFold
 from headwater.formats.openai_input import as_items, history, listed, with_instructions
@@ -42,6 +42,7 @@ from headwater.http.exchange import Exchange
 from headwater.http.openai_problems import NO_RETRY, BadParameter, error_body, openai_answer
 from headwater.http.openai_requests import ResponseRequest, chat_request, response_request, run_id_of
 from headwater.model import Head
+from headwater.positions import START
 from headwater.runs import Run, Runs
 from headwater.runs.record import read_head, stream_of
 from headwater.runs.threads import Entry
@@ -136,11 +137,11 @@ class OpenAIResource:
             after = await self._resumed(exchange, run, ResponseFold(run.id, asked.model))
             rolled_up = _rolled_up(exchange) and not run.started
             told = ResponseEvents(ResponseFold(run.id, asked.model), after, rolled_up=rolled_up)
-            return self._following(run.id, told, headers)
+            return self._following(exchange, run.id, told, headers)
         if asked.background:
             fold, _ = await self._folded(run.id)
             return _json(fold.response(), headers)
-        return self._following(run.id, WholeResponse(ResponseFold(run.id, asked.model)), headers)
+        return self._following(exchange, run.id, WholeResponse(ResponseFold(run.id, asked.model)), headers)
 
     async def _before(self, run_id: str) -> tuple[list[dict[str, Any]], str]:
         """The conversation up to the end of a run, and its thread."""
@@ -158,7 +159,7 @@ class OpenAIResource:
             return bodiless(204, _named(run_id).items())  # nothing to resume: EventSource stops for good
         fresh = ResponseFold(run_id, head.labels.get("agent", ""))
         told = ResponseEvents(fresh, _after(exchange, fold), rolled_up=_rolled_up(exchange))
-        return self._following(run_id, told, _named(run_id))
+        return self._following(exchange, run_id, told, _named(run_id))
 
     async def _cancel(self, exchange: Exchange, run_id: str) -> Response:
         exchange.authorize("cancel", stream_of(run_id))
@@ -209,7 +210,7 @@ class OpenAIResource:
             return await self._completed(exchange, run, make())
         after = await self._resumed(exchange, run, make())
         rolled_up = _rolled_up(exchange) and not run.started
-        return self._following(run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
+        return self._following(exchange, run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
 
     async def _completed(self, exchange: Exchange, run: Run, fold: ChatFold) -> Response:
         """Waits for the run's end, since only then it is known which status is true."""
@@ -290,27 +291,16 @@ class OpenAIResource:
             if page.up_to_date:
                 return
 
-    def _following(self, run_id: str, format_: Format, headers: Mapping[str, str]) -> Response:
-        return FromTheStart(self._delivery, stream_of(run_id), format_, headers)
-
-
-class FromTheStart(Response):
-    """A response that follows a run from its first event, in a format that remembers."""
-
-    def __init__(self, delivery: Delivery, name: str, format_: Format, headers: Mapping[str, str]) -> None:
-        super().__init__(headers=headers)
-        self._delivery, self._name, self._format, self._own = delivery, name, format_, list(headers.items())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streams = self._delivery.streams
-        try:
-            if streams.draining:
-                raise Draining("the server is going away; connect again")
-            cursor = await streams.cursor(self._name)
-        except HeadwaterError as error:
-            await openai_answer(error, retry=scope["method"] == "GET")(scope, receive, send)
-            return
-        await self._delivery.respond(scope, receive, send, cursor, self._format, self._own)
+    def _following(self, exchange: Exchange, run_id: str, format_: Format, headers: Mapping[str, str]) -> Response:
+        """From the run's first event: its format remembers."""
+        return Following(
+            self._delivery,
+            stream_of(run_id),
+            lambda *_: format_,
+            headers=headers,
+            offset_of=lambda _: START,
+            refused=partial(openai_answer, retry=exchange.method == "GET"),  # a POST has started its run
+        )
 
 
 class NoAnswer(Response):
