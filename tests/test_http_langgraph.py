@@ -496,3 +496,15 @@ async def test_every_action_asks_whether_it_may(tmp_path: Any) -> None:
         assert (await site.post(f"{run}/cancel", authorization=reader)).status == 403
         assert (await site.post(f"{run}/cancel", authorization=one)).status == 202
         await call.done()
+
+
+async def test_a_thread_goes_on_from_what_is_left_of_its_runs() -> None:
+    async with serving(["a"], ["b"], ["c"]) as site:
+        await site.stream("one")
+        run = (await site.stream("two")).headers["x-run-id"]
+        assert (await site.ask("DELETE", f"/v1/responses/resp_{run}")).status == 200
+        assert texts((await site.get("/threads/t1"))["values"]) == [("human", "one"), ("ai", "a")]
+        assert texts((await site.get("/threads/t1/state"))["values"]) == [("human", "one"), ("ai", "a")]
+        assert [len(await site.get("/threads/t1/runs")), len((await site.post("/threads/t1/history")).json())] == [1, 2]
+        last = parts(await site.stream("three"), "values")[-1]
+        assert texts(last) == [("human", "one"), ("ai", "a"), ("human", "three"), ("ai", "c")]

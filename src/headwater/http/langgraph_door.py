@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -123,6 +124,12 @@ class LangGraphDoor:
         if thread not in (None, head.labels.get("thread")):
             raise RunNotFound("no such run of this thread")
         return head
+
+    async def _kept(self, exchange: Exchange, thread: str, run_id: str) -> Head | None:
+        """The same of a run that the thread remembers, which may have been deleted."""
+        with suppress(RunNotFound):
+            return await self._check(exchange, thread, run_id)
+        return None
 
     # -- starting ---------------------------------------------------------------------------------------------------
 
@@ -319,7 +326,8 @@ class LangGraphDoor:
         for run_id in await self._threads.runs(principal, thread):
             if before is not None and not str(before).startswith(run_id):
                 continue
-            await self._check(exchange, thread, run_id)
+            if await self._kept(exchange, thread, run_id) is None:
+                continue
             for state in (await self._threads.read(run_id)).states():
                 if before is None:
                     states.append(state)
@@ -336,7 +344,9 @@ class LangGraphDoor:
             raise BadRequest("offset is a whole number")
         found = []
         for run_id in await self._threads.runs(exchange.principal.name, thread):
-            run = run_of(record_of(run_id, await self._check(exchange, thread, run_id)))
+            if (head := await self._kept(exchange, thread, run_id)) is None:
+                continue
+            run = run_of(record_of(run_id, head))
             if status in (None, run["status"]):
                 found.append(run)
         return _json(found[int(offset) : int(offset) + limit])
