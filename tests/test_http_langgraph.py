@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from asgi_client import Call, Client
 from headwater import Streams
+from headwater.errors import StoreUnavailable
 from headwater.http import App
 from headwater.http.auth import Keys
 from headwater.runs import Runs
@@ -508,3 +509,31 @@ async def test_a_thread_goes_on_from_what_is_left_of_its_runs() -> None:
         assert [len(await site.get("/threads/t1/runs")), len((await site.post("/threads/t1/history")).json())] == [1, 2]
         last = parts(await site.stream("three"), "values")[-1]
         assert texts(last) == [("human", "one"), ("ai", "a"), ("human", "three"), ("ai", "c")]
+
+
+async def test_of_two_runs_that_are_asked_for_at_once_one_is_refused() -> None:
+    gate = asyncio.Event()
+    async with serving(["a", gate], ["b"]) as site:
+        posts = [site.call("POST", f"{L}/threads/t1/runs", json.dumps(asked(said))) for said in ("one", "two")]
+        assert [(await post.done()).status for post in posts] == [200, 409]
+        gate.set()
+
+
+@pytest.mark.parametrize("place", ["/threads/t1/runs", "/runs"])
+async def test_a_request_that_is_repeated_at_once_begins_one_run(place: str) -> None:
+    async with serving(["a"], ["b"]) as site:
+        posts = [site.call("POST", L + place, json.dumps(asked()), idempotency_key="k") for _ in range(2)]
+        first, second = [(await post.done()).json() for post in posts]
+        assert first["run_id"] == second["run_id"]
+
+
+async def test_a_request_whose_run_was_never_begun_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dies(*_: Any) -> bool:
+        raise StoreUnavailable("the store is away")
+
+    async with serving(["a"]) as site:
+        with monkeypatch.context() as patched:
+            patched.setattr(site.runs, "_begin", dies)
+            assert (await site.post("/threads/t1/runs/wait", asked(), idempotency_key="k")).status == 503
+        again = await site.post("/threads/t1/runs/wait", asked(), idempotency_key="k")
+        assert texts(again.json()) == [("human", "hi"), ("ai", "a")]

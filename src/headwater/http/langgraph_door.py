@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
+from weakref import WeakValueDictionary
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
@@ -72,6 +73,7 @@ class LangGraphDoor:
 
     def __init__(self, runs: Runs) -> None:
         self._runs, self._streams, self._threads = runs, runs.streams, LangGraphThreads(runs.streams)
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, exchange: Exchange, path: str) -> Response:
         """`path`: what follows `/langgraph`."""
@@ -141,7 +143,7 @@ class LangGraphDoor:
         if last_id and what == ["stream"]:
             return await self._join(exchange, thread, parse_id(last_id)[0])
         body = await exchange.json(self._streams.limits.message_bytes)
-        asked = asked_for(body, thread, default=IN_BACKGROUND if what == [] else _STREAMED)
+        asked = asked_for(body, thread, _key(exchange), default=IN_BACKGROUND if what == [] else _STREAMED)
         place = None
         if asked.command is not None:
             run_id, place = await self._resume(exchange, thread, asked)
@@ -157,10 +159,20 @@ class LangGraphDoor:
 
     async def _start(self, exchange: Exchange, thread: str | None, asked: Asked) -> str:
         exchange.authorize("start", f"runs/{asked.agent}")
+        principal, key = exchange.principal.name, _key(exchange)
+        # One at a time: else two would both find the thread free, or both begin the same run.
+        async with self._turn(principal, thread, key):
+            if key is not None and (known := await self._claimed(key, principal, asked)):
+                return known
+            return await self._begin(exchange, thread, asked, key)
+
+    def _turn(self, principal: str, thread: str | None, key: str | None) -> asyncio.Lock:
+        """Of those who ask for the same thread, or the same run, in this process."""
+        wanted = thread if thread is not None else key
+        return asyncio.Lock() if wanted is None else self._turns.setdefault((principal, wanted), asyncio.Lock())
+
+    async def _begin(self, exchange: Exchange, thread: str | None, asked: Asked, key: str | None) -> str:
         principal = exchange.principal.name
-        key = _key(exchange)
-        if key is not None and (known := await self._claimed(key, principal, asked)):
-            return known
         source = self._runs.agents.get(asked.agent)
         if source is None:
             raise AgentNotFound(f"no agent is registered as {asked.agent!r}")
