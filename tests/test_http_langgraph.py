@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 
 from asgi_client import Call, Client
 from headwater import Streams
+from headwater.delivery import Cut
 from headwater.errors import StoreUnavailable
 from headwater.http import App
 from headwater.http.auth import Keys
@@ -537,3 +539,29 @@ async def test_a_request_whose_run_was_never_begun_can_be_repeated(monkeypatch: 
             assert (await site.post("/threads/t1/runs/wait", asked(), idempotency_key="k")).status == 503
         again = await site.post("/threads/t1/runs/wait", asked(), idempotency_key="k")
         assert texts(again.json()) == [("human", "hi"), ("ai", "a")]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_server_that_goes_away_lets_go_of_those_who_wait(tmp_path: Path, wait: bool) -> None:
+    bot = Agent(name="Bot", model=scripted(["a", asyncio.Event()]))
+    async with Streams(f"sqlite:///{tmp_path}/runs.db") as streams, Runs(streams, bot) as runs:
+        site = Site(App(streams, runs))
+        if wait:
+            call = site.call("POST", f"{L}/threads/t1/runs/wait", json.dumps(asked()))
+        else:
+            run = (await site.post("/threads/t1/runs", asked())).headers["content-location"]
+            call = site.call("GET", f"{run}/join")
+        await call.started()
+        streams.drain()
+        await runs.interrupt()  # which leaves the run to the next process
+        with pytest.raises(Cut):
+            await call.done()
+        assert not call.ended
+
+
+async def test_odd_queries_and_bodies_are_the_clients_fault() -> None:
+    async with serving(["a"]) as site:
+        run = (await site.stream()).headers["content-location"]
+        for place in (f"{L}/threads/t1/runs?offset={'9' * 5000}", f"{run}/stream?stream_mode={'[' * 5000}"):
+            assert (await site.ask("GET", place)).status == 400
+        assert (await site.post("/threads/t1/history", {"before": {"configurable": "x"}})).status == 200

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -26,7 +26,6 @@ from headwater.errors import (
     AgentNotFound,
     BadRequest,
     Conflict,
-    Draining,
     HeadwaterError,
     NotFound,
     OffsetGone,
@@ -41,6 +40,7 @@ from headwater.formats.rollup import is_wanted
 from headwater.http.exchange import Exchange
 from headwater.http.openai_problems import NO_RETRY, BadParameter, error_body, openai_answer
 from headwater.http.openai_requests import ResponseRequest, chat_request, response_request, run_id_of
+from headwater.http.waiting import ClientLeft, while_there
 from headwater.model import Head
 from headwater.positions import START
 from headwater.runs import Run, Runs
@@ -59,8 +59,6 @@ _PATHS: Final = frozenset({"/v1/responses", "/v1/chat/completions", "/v1/models"
 _NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _STATUS: Final = {"rate_limited": 429}
 """Of a chat completion whose run failed with this code; the others are 500."""
-
-T = TypeVar("T")
 
 
 class OpenAIResource:
@@ -215,8 +213,8 @@ class OpenAIResource:
     async def _completed(self, exchange: Exchange, run: Run, fold: ChatFold) -> Response:
         """Waits for the run's end, since only then it is known which status is true."""
         try:
-            await self._while_there(exchange, self._fed(run, fold))
-        except _ClientLeft:
+            await while_there(self._streams, self._fed(run, fold), exchange.receive)
+        except ClientLeft:
             return NoAnswer()
         except HeadwaterError as error:
             return openai_answer(error, retry=False)
@@ -233,25 +231,6 @@ class OpenAIResource:
                 for message in page.messages:
                     fold.feed(decode(message.data))
         fold.broken_off()
-
-    async def _while_there(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
-        """`await work`, unless the client leaves or the server does. Raises _ClientLeft or Draining then."""
-        draining = asyncio.Event()
-        self._streams.on_drain.append(draining.set)
-        working = asyncio.ensure_future(work)
-        leaving = [asyncio.ensure_future(_left(exchange.receive)), asyncio.ensure_future(draining.wait())]
-        try:
-            await asyncio.wait([working, *leaving], return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            if draining.is_set():
-                raise Draining("the server is going away; the run may go on elsewhere")
-            raise _ClientLeft
-        finally:
-            self._streams.on_drain.remove(draining.set)
-            for task in (working, *leaving):
-                task.cancel()
-            await asyncio.wait([working, *leaving])
 
     # -- runs as streams ----------------------------------------------------------------------------------------------
 
@@ -307,15 +286,6 @@ class NoAnswer(Response):
     """For a client that has left."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pass
-
-
-class _ClientLeft(Exception):
-    pass
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
         pass
 
 
