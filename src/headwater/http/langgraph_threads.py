@@ -23,7 +23,7 @@ from headwater.formats.langchain import NOTED, LangChainMessages, Message
 from headwater.formats.langgraph import AGENT, TOOLS, interrupts, state_values
 from headwater.formats.pauses import pause_of
 from headwater.model import Head, Offset
-from headwater.runs.history import BEGUN
+from headwater.runs.history import BEGUN, so_far
 from headwater.runs.record import Record, read_head, record_of, stream_of
 from headwater.runs.threads import Entry, Threads
 from headwater.streams import Streams
@@ -149,15 +149,12 @@ class LangGraphThreads:
     async def read(self, run_id: str) -> RunSoFar:
         """Raises RunNotFound."""
         await read_head(self._streams, run_id)
-        fold, offset, last = LangChainMessages(), None, {}
-        while True:
-            page = await self._streams.read(stream_of(run_id), offset)
+        fold, last = LangChainMessages(), dict[str, Any]()
+        async for page in so_far(self._streams, stream_of(run_id)):
             for message in page.messages:
                 last = decode(message.data)
                 fold.feed(last)
-            offset = page.next
-            if page.up_to_date:
-                return RunSoFar(record_of(run_id, await read_head(self._streams, run_id)), fold, last)
+        return RunSoFar(record_of(run_id, await read_head(self._streams, run_id)), fold, last)
 
     async def settled(self, run_id: str) -> RunSoFar:
         """Once it has ended, or waits for people."""
