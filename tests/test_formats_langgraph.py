@@ -262,3 +262,19 @@ def test_the_state_of_a_fold() -> None:
     fold = folded(ASKED, custom(APPROVAL_REQUESTED, toolCallId="a", toolName="search", arguments="{}"))
     assert state_values(fold).keys() == {"messages", "__interrupt__"}
     assert repr(fold) == "<LangChainMessages [1]>"
+
+
+def test_what_is_past_of_a_long_message_is_not_told_with_each_delta() -> None:
+    run = messages(ASKED, *text("m", *["0123456789"] * 3000), FINISHED)
+    page = Page(run, run[0].offset, run[-1].offset, True, False)
+    told = LangGraphEvents(["messages"], RUN).render(page)
+    assert 1024 * 1024 < len(told) < 1.2 * 1024 * 1024
+    events = Decoder().feed(told)
+    live = read(run, ["messages"], page=1)
+    assert len(live) > len(events)
+    by_id = {event.id: event for event in live}
+    assert [by_id[event.id] for event in events] == events
+    partials = [json.loads(event.data)[0]["content"] for event in events if event.event == "messages/partial"]
+    assert partials[-1] == "0123456789" * 3000
+    for event in (live[5], events[5], events[-3]):
+        assert read(run, ["messages"], parse_id(event.id)[1], page=1) == live[live.index(event) + 1 :]

@@ -636,3 +636,12 @@ def test_input_items_have_ids_and_their_long_form() -> None:
         },
         {"id": "item_r1.in1", "type": "function_call", "call_id": "c"},
     ]
+
+
+def test_text_that_was_taken_back_is_not_in_the_completion() -> None:
+    retraction = decode(encode(custom("message.retracted", messageId="r1.1", reason="interrupted")))
+    run = begun(*text("r1.0", "Well."), *text("r1.1", "Hel"), retraction, *text("r1.2", "Hel", "lo"), DONE)
+    fold = ChatFold("r1", "bot")
+    for event in run:
+        fold.feed(event)
+    assert fold.completion()["choices"][0]["message"]["content"] == "Well.\n\nHello"

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from ag_ui.core import TextMessageChunkEvent
 from agents import Agent, function_tool
 
 from asgi_client import Call as Asked
@@ -13,7 +14,7 @@ from headwater import Streams
 from headwater.http import App
 from headwater.http.auth import Keys
 from headwater.runs import Runs
-from headwater.sources import Request, request
+from headwater.sources import Request, Sink, request
 from scripted_model import Call, calls, scripted
 from test_http_chat import KEYS, events, serving
 
@@ -313,3 +314,26 @@ async def test_every_action_asks_whether_it_may(tmp_path: Any) -> None:
         assert (await client.ask("POST", f"{AGUI}/{run}/stop", authorization=reader)).status == 403
         assert (await client.ask("POST", f"{AGUI}/r1/stop", authorization=one)).status == 202
         await call.done()
+
+
+class Talker:
+    """Says a lot."""
+
+    name = "talker"
+
+    async def run(self, _: Any, sink: Sink) -> None:
+        for _ in range(5000):
+            await sink.emit(TextMessageChunkEvent(message_id="m", delta="words and more words"))
+
+
+async def test_who_asks_for_a_long_conversation_leaves_the_others_their_turn() -> None:
+    async with Streams("memory:") as streams, Runs(streams, Talker()) as runs:
+        client = Client(App(streams, runs))
+        await client.ask("POST", "/agents/talker/ag-ui", asked())
+        turns = 0
+        hydration = client.call("GET", "/agents/talker/ag-ui?threadId=t1")
+        while not hydration.task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len((await hydration.done()).json()["messages"]) == 2
+        assert turns > 5

@@ -271,3 +271,12 @@ async def test_under_a_prefix_the_location_is_right() -> None:
         call = await client.ask("POST", f"/live{CHAT}", body())
         assert call.headers["location"].startswith(f"/live{CHAT}/")
         assert (await client.ask("GET", call.headers["location"])).body == call.body
+
+
+async def test_a_chat_whose_newest_run_was_deleted_has_nothing_to_resume_or_stop() -> None:
+    async with serving(["ok"]) as client:
+        run = (await client.ask("POST", CHAT, body())).headers["x-run-id"]
+        assert (await client.ask("DELETE", f"/v1/responses/resp_{run}")).status == 200
+        assert (await client.ask("GET", f"{CHAT}/c%201/stream")).status == 204
+        stop = await client.ask("POST", f"{CHAT}/c%201/stop")
+        assert (stop.status, stop.json()["stopped"]) == (200, False)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from fastapi import FastAPI
 
 from asgi_client import Call, Client
 from headwater import Streams
+from headwater.delivery import Cut
+from headwater.errors import StoreUnavailable
 from headwater.http import App
 from headwater.http.auth import Keys
 from headwater.runs import Runs
@@ -496,3 +499,69 @@ async def test_every_action_asks_whether_it_may(tmp_path: Any) -> None:
         assert (await site.post(f"{run}/cancel", authorization=reader)).status == 403
         assert (await site.post(f"{run}/cancel", authorization=one)).status == 202
         await call.done()
+
+
+async def test_a_thread_goes_on_from_what_is_left_of_its_runs() -> None:
+    async with serving(["a"], ["b"], ["c"]) as site:
+        await site.stream("one")
+        run = (await site.stream("two")).headers["x-run-id"]
+        assert (await site.ask("DELETE", f"/v1/responses/resp_{run}")).status == 200
+        assert texts((await site.get("/threads/t1"))["values"]) == [("human", "one"), ("ai", "a")]
+        assert texts((await site.get("/threads/t1/state"))["values"]) == [("human", "one"), ("ai", "a")]
+        assert [len(await site.get("/threads/t1/runs")), len((await site.post("/threads/t1/history")).json())] == [1, 2]
+        last = parts(await site.stream("three"), "values")[-1]
+        assert texts(last) == [("human", "one"), ("ai", "a"), ("human", "three"), ("ai", "c")]
+
+
+async def test_of_two_runs_that_are_asked_for_at_once_one_is_refused() -> None:
+    gate = asyncio.Event()
+    async with serving(["a", gate], ["b"]) as site:
+        posts = [site.call("POST", f"{L}/threads/t1/runs", json.dumps(asked(said))) for said in ("one", "two")]
+        assert [(await post.done()).status for post in posts] == [200, 409]
+        gate.set()
+
+
+@pytest.mark.parametrize("place", ["/threads/t1/runs", "/runs"])
+async def test_a_request_that_is_repeated_at_once_begins_one_run(place: str) -> None:
+    async with serving(["a"], ["b"]) as site:
+        posts = [site.call("POST", L + place, json.dumps(asked()), idempotency_key="k") for _ in range(2)]
+        first, second = [(await post.done()).json() for post in posts]
+        assert first["run_id"] == second["run_id"]
+
+
+async def test_a_request_whose_run_was_never_begun_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dies(*_: Any) -> bool:
+        raise StoreUnavailable("the store is away")
+
+    async with serving(["a"]) as site:
+        with monkeypatch.context() as patched:
+            patched.setattr(site.runs, "_begin", dies)
+            assert (await site.post("/threads/t1/runs/wait", asked(), idempotency_key="k")).status == 503
+        again = await site.post("/threads/t1/runs/wait", asked(), idempotency_key="k")
+        assert texts(again.json()) == [("human", "hi"), ("ai", "a")]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_server_that_goes_away_lets_go_of_those_who_wait(tmp_path: Path, wait: bool) -> None:
+    bot = Agent(name="Bot", model=scripted(["a", asyncio.Event()]))
+    async with Streams(f"sqlite:///{tmp_path}/runs.db") as streams, Runs(streams, bot) as runs:
+        site = Site(App(streams, runs))
+        if wait:
+            call = site.call("POST", f"{L}/threads/t1/runs/wait", json.dumps(asked()))
+        else:
+            run = (await site.post("/threads/t1/runs", asked())).headers["content-location"]
+            call = site.call("GET", f"{run}/join")
+        await call.started()
+        streams.drain()
+        await runs.interrupt()  # which leaves the run to the next process
+        with pytest.raises(Cut):
+            await call.done()
+        assert not call.ended
+
+
+async def test_odd_queries_and_bodies_are_the_clients_fault() -> None:
+    async with serving(["a"]) as site:
+        run = (await site.stream()).headers["content-location"]
+        for place in (f"{L}/threads/t1/runs?offset={'9' * 5000}", f"{run}/stream?stream_mode={'[' * 5000}"):
+            assert (await site.ask("GET", place)).status == 400
+        assert (await site.post("/threads/t1/history", {"before": {"configurable": "x"}})).status == 200

@@ -16,6 +16,7 @@ from asgi_client import Call, Client
 from headwater import Streams
 from headwater.delivery import Cut
 from headwater.http import App
+from headwater.http.admission import Admission, Bounds
 from headwater.http.auth import Keys
 from headwater.http.openai_requests import _ADVICE, _REFUSED
 from headwater.runs import Runs
@@ -359,6 +360,29 @@ async def test_what_is_no_json_is_refused() -> None:
 
 
 # --- retrieve, cancel, delete ----------------------------------------------------------------------------------------
+
+
+async def test_a_cut_answer_goes_on_behind_the_last_event_wherever_it_began() -> None:
+    async with serving(["Hel", "lo"]) as site:
+        made = await site.post("responses", {"model": "bot", "input": "hi", "background": True})
+        await (await site.runs.get(made.json()["id"].removeprefix("resp_"))).wait()
+        at = f"/v1/responses/{made.json()['id']}?stream=true&rollup=0&starting_after=2"
+        rest = events(await site.ask("GET", at))
+        assert rest[0].id == "3"
+        assert events(await site.ask("GET", at, last_event_id="4")) == rest[2:]
+
+
+async def test_readers_of_responses_are_counted_like_others() -> None:
+    gate = asyncio.Event()
+    async with Streams("memory:") as streams, Runs(streams, Agent(name="Bot", model=scripted(["Hel", gate]))) as runs:
+        site = Site(App(streams, runs, admission=Admission(Bounds(readers=1))))
+        made = await site.post("responses", {"model": "bot", "input": "hi", "background": True})
+        at = f"/v1/responses/{made.json()['id']}?stream=true"
+        first = await site.call("GET", at).started()
+        assert (await site.ask("GET", at)).status == 429
+        gate.set()
+        await first.done()
+        assert (await site.ask("GET", at)).status == 200
 
 
 async def test_starting_after_each_number_gives_the_rest_to_everyone() -> None:

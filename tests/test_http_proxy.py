@@ -20,10 +20,12 @@ from fake_upstream import DONE, KEY, Upstream, chunk, event, upstream
 from headwater import Streams
 from headwater.errors import MissingExtra
 from headwater.http import App
+from headwater.http import proxy as proxy_module
 from headwater.http.auth import Keys
 from headwater.http.proxy import Proxy
 from headwater.sources import openai_compatible
 from headwater.wire.sse import Decoder, Event
+from headwater.writer import Writer
 from live_server import live
 
 CHAT = "/v1/proxy/tiny/chat/completions"
@@ -467,6 +469,44 @@ async def test_keys_say_who_may_start_and_read() -> None:
         assert (await site.get(answer.headers["location"])).status_code == 401
         assert (await site.get(answer.headers["location"], authorization="Bearer may-not")).status_code == 403
         assert (await site.get(answer.headers["location"], authorization="Bearer may")).content == answer.content
+
+
+async def test_an_answer_stopped_while_its_stream_is_made_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    making, may = asyncio.Event(), asyncio.Event()
+    made = Writer.open
+
+    async def slowly(writer: Writer, *first: Any) -> bool:
+        fresh = await made(writer, *first)
+        making.set()
+        await may.wait()
+        return fresh
+
+    monkeypatch.setattr(Writer, "open", slowly)
+    async with serving() as site:
+        post = asyncio.create_task(site.post())
+        await making.wait()
+        site.proxy._begin_interrupt()
+        may.set()
+        assert (await post).status_code == 503
+        assert (await site.streams.list("proxied/"), site.api.asked) == ([], [])
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_an_error_that_nobody_foresaw_ends_the_answer(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    def fails(*_: Any) -> Any:
+        raise OSError("no such certificate")
+
+    monkeypatch.setattr(*(proxy_module, "stored_event") if begun else (openai_compatible.Upstream, "_made"), fails)
+    monkeypatch.setattr(proxy_module, "_error", lambda _: b'data: {"error":{"code":"interrupted"}}\n')
+    async with serving() as site:
+        site.api.script = [chunk("a"), chunk(None, "stop"), DONE]
+        answer = await site.post(idempotency_key="k")
+        assert "certificate" not in answer.text
+        if begun:
+            ((_, head),) = await site.streams.list("proxied/")
+            assert (answer.status_code, error(answer), head.outcome) == (200, "interrupted", "failed")
+        else:  # so that the next attempt asks anew
+            assert (answer.status_code, await site.streams.list("proxied/")) == (500, [])
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------

@@ -38,20 +38,21 @@ class Following(Response):
         status_code: int = 200,
         offset_of: Callable[[str], str] = str,
         start: str | None = None,
+        refused: Callable[[HeadwaterError], Response] = answer,
     ) -> None:
         """`choose` gives the format for a request; `offset_of` turns its Last-Event-ID into an offset. `start`: where
-        who does not say where it was begins."""
+        who does not say where it was begins; `refused`: how an error is told, where there is nothing to follow."""
         super().__init__(status_code=status_code, headers=headers)
         del self.headers["content-length"]
         self._delivery, self._name, self._choose = delivery, name, choose
-        self._offset_of, self._start = offset_of, start
+        self._offset_of, self._start, self._refused = offset_of, start, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: Callable[[Scope, Receive, Send], Awaitable[None]]
         try:
             response = await self._opened(scope)
         except HeadwaterError as error:  # nothing was sent yet, so it can still be an honest status
-            response = answer(error)
+            response = self._refused(error)
         await response(scope, receive, send)
         if self.background is not None:
             await self.background()

@@ -20,6 +20,7 @@ Knows the fold into messages and the names of LangGraph's events.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 import msgspec
@@ -27,8 +28,10 @@ import msgspec
 from headwater.agui import APPROVAL_DECIDED, APPROVAL_REQUESTED, RETRACTED, decode
 from headwater.formats.agui_events import is_hidden
 from headwater.formats.langchain import INPUT, NOTED, Change, LangChainMessages, Message
-from headwater.formats.pauses import approval_id
+from headwater.formats.pauses import approval_id, pause_of
 from headwater.formats.projection import Place, ProjectedEvents, Projection
+from headwater.formats.rollup import adds_to_same
+from headwater.model import Page
 from headwater.wire import sse
 
 __all__ = ["MODES", "LangGraphEvents", "LangGraphParts", "interrupts", "state_values"]
@@ -40,6 +43,10 @@ TOOLS: Final = "tools"
 """The nodes that LangGraph's own agents have."""
 
 _STATE: Final = ("STATE_SNAPSHOT", "STATE_DELTA", "ACTIVITY_SNAPSHOT", "ACTIVITY_DELTA")
+
+MOST_BYTES: Final = 1024 * 1024
+"""In one write of what is past; beyond, the mode messages tells a message that grows only as it is at the write's end:
+else a page of its deltas would be hundreds of times the whole of it."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _NOT_ASKED_FOR: Final = b""
@@ -55,6 +62,8 @@ class LangGraphParts(Projection):
         self._metadata: dict[str, Any] = {}
         self._begun = False
         """The state that the run began with was told."""
+        self.terse = False
+        """The message so far is not told: the client has it, or what the next event adds to grows again at once."""
 
     def __repr__(self) -> str:
         return f"<LangGraphParts of {', '.join(sorted(self._modes))} {self._fold!r}>"
@@ -100,7 +109,7 @@ class LangGraphParts(Projection):
         if change.kind == "began":
             yield self._say("messages", "messages/metadata", {message["id"]: {"metadata": told}})
         elif change.kind == "grew":
-            yield self._say("messages", "messages/partial", [message])
+            yield _NOT_ASKED_FOR if self.terse else self._say("messages", "messages/partial", [message])
             yield self._say("messages-tuple", "messages", [chunk, told])
         elif change.kind == "complete":
             yield self._say("messages", "messages/complete", [message])
@@ -138,7 +147,19 @@ class LangGraphEvents(ProjectedEvents):
     """The parts as server-sent events with names. One instance is one connection's."""
 
     def __init__(self, modes: Collection[str], run_id: str, place: Place | None = None) -> None:
-        super().__init__(LangGraphParts(modes), run_id, place)
+        self._parts = LangGraphParts(modes)
+        super().__init__(self._parts, run_id, place)
+
+    def render(self, page: Page) -> bytes:
+        said, size = list[bytes](), 0
+        last = page.messages[-1] if pause_of(page) is not None else None
+        for message, next_ in zip_longest(page.messages, page.messages[1:]):
+            known = self._place is not None and message.offset <= self._place.offset
+            much = size > MOST_BYTES and next_ is not None and adds_to_same(message, next_)
+            self._parts.terse = known or much
+            said.append(self._events(message, paused=message is last))
+            size += len(said[-1])
+        return b"".join(said)
 
     def _event(self, id_: str, data: bytes) -> bytes:
         name, _, body = data.partition(b"\n")

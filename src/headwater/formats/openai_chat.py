@@ -5,7 +5,8 @@ API has only `tool_calls`, which ask the client to run them; where the request w
 (`"tools_as": "tool_calls"`), they are told so, and the `finish_reason` is still `stop`. What has no place in a chunk
 (results of tools, steps) is left out, too. A run that failed or was cancelled ends with an error, on which the
 official clients raise, and without `[DONE]`: never as if it had finished. One that a guardrail stopped ends with
-`content_filter`.
+`content_filter`. Text that was taken back is not in the object; chunks that were given out stay, for they have no word
+for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from headwater.agui import REFUSED, decode
+from headwater.agui import REFUSED, RETRACTED, decode
 from headwater.errors import HeadwaterError, Interrupted
 from headwater.formats.format import Format
 from headwater.formats.openai_responses import usage_of
@@ -54,8 +55,8 @@ class ChatFold:
         self._open: dict[str, bool] = {}  # messages: whether the text of each is a refusal
         self._said = self._apart = False
         self._calls: dict[str, int] = {}
-        self._text: list[str] = []
-        self._refusal: list[str] = []
+        self._texts: dict[str, list[str]] = {}  # by message; what was taken back is not among them
+        self._refusals: dict[str, list[str]] = {}
         self._tool_calls: list[dict[str, Any]] = []
         self._arguments: list[list[str]] = []
         self._usage: dict[str, Any] | None = None
@@ -99,10 +100,11 @@ class ChatFold:
 
     def completion(self) -> dict[str, Any]:
         """The whole answer, of a run that has ended and not failed."""
+        refusal = "".join(map("".join, self._refusals.values()))
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": "".join(self._text) if self._text or not self._refusal else None,
-            "refusal": "".join(self._refusal) or None,
+            "content": BETWEEN.join(map("".join, self._texts.values())) if self._texts or not refusal else None,
+            "refusal": refusal or None,
             "annotations": [],
         }
         for call, arguments in zip(self._tool_calls, self._arguments, strict=True):
@@ -139,20 +141,24 @@ class ChatFold:
         if refused is None:
             return
         delta = event["delta"]
+        said = self._refusals if refused else self._texts
+        said.setdefault(event["messageId"], []).append(delta)
         if refused:
-            self._refusal.append(delta)
             yield self._chunk({"refusal": delta})
             return
         if self._apart:
             delta = BETWEEN + delta
         self._said, self._apart = True, False
-        self._text.append(delta)
         yield self._chunk({"content": delta})
 
     def _custom(self, event: Mapping[str, Any]) -> Iterable[Chunk]:
         value = event.get("value")
-        if event["name"] == REFUSED and isinstance(value, dict) and value.get("messageId") in self._open:
-            self._open[value["messageId"]] = True
+        id_ = str(value.get("messageId")) if isinstance(value, dict) else ""
+        if event["name"] == REFUSED and id_ in self._open:
+            self._open[id_] = True
+        elif event["name"] == RETRACTED:
+            for said in (self._texts, self._refusals):
+                said.pop(id_, None)
         return ()
 
     def _call(self, event: Mapping[str, Any]) -> Iterable[Chunk]:

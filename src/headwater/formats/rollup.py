@@ -187,5 +187,11 @@ def _piece(message: Message) -> Piece | None:
     return (type(delta), delta.id, delta.subagent), delta.delta
 
 
+def adds_to_same(message: Message, next_: Message) -> bool:
+    """Whether both are deltas of one part."""
+    one, other = _piece(message), _piece(next_)
+    return one is not None and other is not None and one[0] == other[0]
+
+
 def _joined(last: Message, text: str) -> Message:
     return msgspec.structs.replace(last, data=_encode(msgspec.structs.replace(_decode(last.data), delta=text)))

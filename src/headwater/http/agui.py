@@ -43,7 +43,7 @@ from headwater.http.conversation import from_agui
 from headwater.http.exchange import Exchange
 from headwater.model import Offset
 from headwater.runs import Run, Runs
-from headwater.runs.history import BEGUN
+from headwater.runs.history import BEGUN, so_far
 from headwater.runs.record import OWN_THREAD, read_head, stream_of
 from headwater.runs.threads import Entry
 from headwater.sources import Request
@@ -201,18 +201,14 @@ class AguiResource:
 
     async def _told(self, run_id: str) -> _Told:
         """Raises StreamNotFound."""
-        transcript, given, offset = Transcript(), None, None
-        while True:
-            page = await self._runs.streams.read(stream_of(run_id), offset)
+        transcript, given = Transcript(), None
+        async for page in so_far(self._runs.streams, stream_of(run_id)):
             for message in page.messages:
                 transcript.feed(message.data)
                 if message.offset.position == BEGUN:
                     given = decode(message.data).get("value")
-            offset = page.next
-            if page.up_to_date:
-                pause = pause_of(page)
-                said = transcript.messages if page.closed or pause is not None else []
-                return _Told(run_id, given, said, page.closed, pause)
+            over, pause = page.closed, pause_of(page)
+        return _Told(run_id, given, transcript.messages if over or pause is not None else [], over, pause)
 
     async def _stop(self, exchange: Exchange, agent: str, run_id: str) -> Response:
         run = await self._known(exchange, agent, run_id)

@@ -16,6 +16,7 @@ projections.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -102,7 +103,7 @@ class ChatResource:
         newest = await self._threads.newest(principal, agent, chat)
         if newest is not None:
             exchange.authorize("read", stream_of(newest.run))
-            if not newest.stopped and not (await read_head(self._runs.streams, newest.run)).closed:
+            if not newest.stopped and await self._goes_on(newest.run):
                 return self._following(exchange, agent, door, chat, newest.run)
         return Response(status_code=204, headers={"cache-control": "no-store"})
 
@@ -169,10 +170,17 @@ class ChatResource:
         exchange.authorize("cancel", stream_of(newest.run))
         if newest.stopped:
             return _stopped(True, newest.run)
-        was_over = (await read_head(self._runs.streams, newest.run)).closed
+        if not await self._goes_on(newest.run):
+            return _stopped(False, newest.run)
         if (await self._runs.cancel(newest.run)).status == "running":
             await self._threads.note(principal, agent, chat, Entry(newest.run, stopped=True))
-        return _stopped(not was_over, newest.run)
+        return _stopped(True, newest.run)
+
+    async def _goes_on(self, run_id: str) -> bool:
+        """False also where it was deleted."""
+        with suppress(RunNotFound):
+            return not (await read_head(self._runs.streams, run_id)).closed
+        return False
 
 
 def is_id(given: object) -> bool:

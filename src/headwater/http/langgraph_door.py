@@ -21,17 +21,30 @@ Knows Runs, threads, and the shapes of requests.
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode
+from weakref import WeakValueDictionary
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from headwater import __version__
 from headwater.agui import CustomEvent
-from headwater.errors import AgentNotFound, BadOffset, BadRequest, Conflict, KeyReused, NotFound, RunNotFound
+from headwater.delivery import Cut
+from headwater.errors import (
+    AgentNotFound,
+    BadOffset,
+    BadRequest,
+    Conflict,
+    HeadwaterError,
+    KeyReused,
+    NotFound,
+    RunNotFound,
+)
 from headwater.following import Following
 from headwater.formats.langchain import NOTED, added
 from headwater.formats.langgraph import LangGraphEvents, state_values
@@ -50,6 +63,7 @@ from headwater.http.langgraph_threads import (
     run_of,
     thread_of,
 )
+from headwater.http.waiting import while_there
 from headwater.model import Head
 from headwater.runs import Runs
 from headwater.runs.record import read_head, record_of, stream_of
@@ -63,6 +77,7 @@ BEGINNING: Final = "-1"
 MOST_STATES: Final = 1000
 _STREAMED: Final = ("values",)
 """The modes of a run that is streamed, and whose request says none."""
+_DIGITS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _NO: Final = frozenset({"", "0", "false", "False"})
 
 
@@ -71,6 +86,7 @@ class LangGraphDoor:
 
     def __init__(self, runs: Runs) -> None:
         self._runs, self._streams, self._threads = runs, runs.streams, LangGraphThreads(runs.streams)
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, exchange: Exchange, path: str) -> Response:
         """`path`: what follows `/langgraph`."""
@@ -124,6 +140,12 @@ class LangGraphDoor:
             raise RunNotFound("no such run of this thread")
         return head
 
+    async def _kept(self, exchange: Exchange, thread: str, run_id: str) -> Head | None:
+        """The same of a run that the thread remembers, which may have been deleted."""
+        with suppress(RunNotFound):
+            return await self._check(exchange, thread, run_id)
+        return None
+
     # -- starting ---------------------------------------------------------------------------------------------------
 
     async def _post(self, exchange: Exchange, thread: str | None, what: Sequence[str]) -> Response:
@@ -134,7 +156,7 @@ class LangGraphDoor:
         if last_id and what == ["stream"]:
             return await self._join(exchange, thread, parse_id(last_id)[0])
         body = await exchange.json(self._streams.limits.message_bytes)
-        asked = asked_for(body, thread, default=IN_BACKGROUND if what == [] else _STREAMED)
+        asked = asked_for(body, thread, _key(exchange), default=IN_BACKGROUND if what == [] else _STREAMED)
         place = None
         if asked.command is not None:
             run_id, place = await self._resume(exchange, thread, asked)
@@ -150,10 +172,20 @@ class LangGraphDoor:
 
     async def _start(self, exchange: Exchange, thread: str | None, asked: Asked) -> str:
         exchange.authorize("start", f"runs/{asked.agent}")
+        principal, key = exchange.principal.name, _key(exchange)
+        # One at a time: else two would both find the thread free, or both begin the same run.
+        async with self._turn(principal, thread, key):
+            if key is not None and (known := await self._claimed(key, principal, asked)):
+                return known
+            return await self._begin(exchange, thread, asked, key)
+
+    def _turn(self, principal: str, thread: str | None, key: str | None) -> asyncio.Lock:
+        """Of those who ask for the same thread, or the same run, in this process."""
+        wanted = thread if thread is not None else key
+        return asyncio.Lock() if wanted is None else self._turns.setdefault((principal, wanted), asyncio.Lock())
+
+    async def _begin(self, exchange: Exchange, thread: str | None, asked: Asked, key: str | None) -> str:
         principal = exchange.principal.name
-        key = _key(exchange)
-        if key is not None and (known := await self._claimed(key, principal, asked)):
-            return known
         source = self._runs.agents.get(asked.agent)
         if source is None:
             raise AgentNotFound(f"no agent is registered as {asked.agent!r}")
@@ -199,7 +231,7 @@ class LangGraphDoor:
                 raise Conflict("this thread has an active run: wait for it, or interrupt it", run=newest)
             exchange.authorize("cancel", stream_of(newest))
             await self._runs.cancel(newest)
-            await (await self._runs.get(newest)).wait()
+            await while_there(self._streams, (await self._runs.get(newest)).wait())
         at = asked.checkpoint or newest
         run_id = await self._threads.run_at(principal, thread, at) if asked.checkpoint else newest
         await self._check(exchange, thread, run_id)
@@ -252,14 +284,17 @@ class LangGraphDoor:
         return StreamingResponse(body, 200, headers | {"cache-control": "no-store"}, "application/json")
 
     async def _when_settled(self, run_id: str) -> AsyncIterator[bytes]:
-        waiting = asyncio.ensure_future(self._threads.settled(run_id))
+        waiting = asyncio.ensure_future(while_there(self._streams, self._threads.settled(run_id)))
         try:
             while not (await asyncio.wait([waiting], timeout=self._runs.delivery.policy.heartbeat_seconds))[0]:
                 yield b" "
         finally:
             waiting.cancel()
             await asyncio.wait([waiting])
-        run = waiting.result()
+        try:
+            run = waiting.result()
+        except HeadwaterError:
+            raise Cut from None  # the answer has begun: only so it does not look like a whole one
         yield msgspec.json.encode(state_values(run.fold) if run.error is None else {"__error__": run.error})
 
     async def _cancel(self, exchange: Exchange, thread: str, run_id: str) -> Response:
@@ -270,7 +305,7 @@ class LangGraphDoor:
         await self._runs.cancel(run_id)
         if (exchange.query("wait") or "") in _NO:
             return Response(status_code=202)
-        await (await self._runs.get(run_id)).wait()
+        await while_there(self._streams, (await self._runs.get(run_id)).wait())
         return Response(status_code=204)
 
     # -- threads ------------------------------------------------------------------------------------------------------
@@ -313,13 +348,14 @@ class LangGraphDoor:
         limit, before = asked.get("limit", 10), asked.get("before")
         if not isinstance(limit, int) or not 1 <= limit <= MOST_STATES:
             raise BadRequest(f"limit is a whole number from 1 to {MOST_STATES}")
-        if isinstance(before, dict):  # a checkpoint, or a config with one
-            before = (before.get("configurable") or before).get("checkpoint_id")
+        if isinstance(before, dict) and isinstance(configured := before.get("configurable", before), dict):
+            before = configured.get("checkpoint_id")  # of a checkpoint, or of a config with one
         states: list[dict[str, Any]] = []
         for run_id in await self._threads.runs(principal, thread):
             if before is not None and not str(before).startswith(run_id):
                 continue
-            await self._check(exchange, thread, run_id)
+            if await self._kept(exchange, thread, run_id) is None:
+                continue
             for state in (await self._threads.read(run_id)).states():
                 if before is None:
                     states.append(state)
@@ -332,11 +368,13 @@ class LangGraphDoor:
     async def _list(self, exchange: Exchange, thread: str) -> Response:
         limit = exchange.whole_number("limit", 10, MOST_STATES)
         offset, status = exchange.query("offset") or "0", exchange.query("status")
-        if not offset.isascii() or not offset.isdecimal():
+        if not _DIGITS.fullmatch(offset):
             raise BadRequest("offset is a whole number")
         found = []
         for run_id in await self._threads.runs(exchange.principal.name, thread):
-            run = run_of(record_of(run_id, await self._check(exchange, thread, run_id)))
+            if (head := await self._kept(exchange, thread, run_id)) is None:
+                continue
+            run = run_of(record_of(run_id, head))
             if status in (None, run["status"]):
                 found.append(run)
         return _json(found[int(offset) : int(offset) + limit])
@@ -376,7 +414,7 @@ def _modes(exchange: Exchange) -> list[str]:
     for text in [value for name, value in pairs if name == "stream_mode"]:
         try:
             value = msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             value = text
         modes += value if isinstance(value, list) else [value]
     return modes_of(modes)

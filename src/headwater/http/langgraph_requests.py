@@ -52,8 +52,11 @@ class Asked:
     """The same for the same request."""
 
 
-def asked_for(body: dict[str, Any], thread: str | None, *, default: Sequence[str]) -> Asked:
-    """The body of a POST. `default`: the modes where it says none. Raises BadRequest."""
+def asked_for(body: dict[str, Any], thread: str | None, key: str | None, *, default: Sequence[str]) -> Asked:
+    """The body of a POST. `key`: the same where it is repeated; `default`: the modes where it says none.
+
+    Raises BadRequest.
+    """
     agent = body.get("assistant_id")
     if not isinstance(agent, str):
         raise BadRequest("assistant_id is the name of a registered agent")
@@ -62,9 +65,11 @@ def asked_for(body: dict[str, Any], thread: str | None, *, default: Sequence[str
     if body.get("on_disconnect") not in (None, "cancel", "continue"):
         raise BadRequest("on_disconnect is continue or cancel")
     digest = hashlib.sha256(msgspec.json.encode([thread, body], order="sorted")).hexdigest()
+    # Two that say the same have said it twice; one that was repeated has not.
+    said = secrets.token_urlsafe(12) if key is None else hashlib.sha256(f"{digest} {key}".encode()).hexdigest()[:16]
     return Asked(
         agent=agent,
-        messages=_messages(body.get("input")),
+        messages=_messages(body.get("input"), said),
         modes=modes_of(body.get("stream_mode")) or default,
         checkpoint=_checkpoint(body),
         command=_command(body.get("command")),
@@ -83,13 +88,13 @@ def modes_of(given: Any) -> list[str]:
     return list(dict.fromkeys(several))
 
 
-def _messages(given: Any) -> list[Message]:
+def _messages(given: Any, id_: str) -> list[Message]:
     if given is None:
         return []
     if not isinstance(given, dict) or given.get("messages") is None:
         raise BadRequest('input is {"messages": […]}, in a form that LangChain takes')
     try:
-        return coerced(given["messages"], secrets.token_urlsafe(12))
+        return coerced(given["messages"], id_)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise BadRequest("a message of the input has none of the forms that LangChain takes") from error
 

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from headwater.agui import decode
-from headwater.errors import NotFound, OffsetGone
+from headwater.errors import NotFound, OffsetGone, RunNotFound
 from headwater.formats.langchain import NOTED, LangChainMessages, Message
 from headwater.formats.langgraph import AGENT, TOOLS, interrupts, state_values
 from headwater.formats.pauses import pause_of
 from headwater.model import Head, Offset
-from headwater.runs.history import BEGUN
+from headwater.runs.history import BEGUN, so_far
 from headwater.runs.record import Record, read_head, record_of, stream_of
 from headwater.runs.threads import Entry, Threads
 from headwater.streams import Streams
@@ -118,13 +119,25 @@ class LangGraphThreads:
         await self._threads.note(principal, ANY_AGENT, thread, Entry(run_id))
 
     async def runs(self, principal: str, thread: str) -> Sequence[str]:
-        """Ids of its runs, newest first."""
+        """Ids of its runs, newest first, also of those that were deleted."""
         entries = await self._threads.entries(principal, ANY_AGENT, thread)
         return [entry.run for entry in reversed(entries)]
 
     async def newest(self, principal: str, thread: str) -> str | None:
+        """The newest of those that were not deleted."""
         newest = await self._threads.newest(principal, ANY_AGENT, thread)
-        return None if newest is None else newest.run
+        if newest is None or await self._is_there(newest.run):
+            return None if newest is None else newest.run
+        for run_id in await self.runs(principal, thread):
+            if await self._is_there(run_id):
+                return run_id
+        return None
+
+    async def _is_there(self, run_id: str) -> bool:
+        with suppress(RunNotFound):
+            await read_head(self._streams, run_id)
+            return True
+        return False
 
     async def run_at(self, principal: str, thread: str, checkpoint: str) -> str:
         """The run that a checkpoint of this thread is of. Raises NotFound."""
@@ -136,15 +149,12 @@ class LangGraphThreads:
     async def read(self, run_id: str) -> RunSoFar:
         """Raises RunNotFound."""
         await read_head(self._streams, run_id)
-        fold, offset, last = LangChainMessages(), None, {}
-        while True:
-            page = await self._streams.read(stream_of(run_id), offset)
+        fold, last = LangChainMessages(), dict[str, Any]()
+        async for page in so_far(self._streams, stream_of(run_id)):
             for message in page.messages:
                 last = decode(message.data)
                 fold.feed(last)
-            offset = page.next
-            if page.up_to_date:
-                return RunSoFar(record_of(run_id, await read_head(self._streams, run_id)), fold, last)
+        return RunSoFar(record_of(run_id, await read_head(self._streams, run_id)), fold, last)
 
     async def settled(self, run_id: str) -> RunSoFar:
         """Once it has ended, or waits for people."""

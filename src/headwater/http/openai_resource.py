@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 
 from headwater.agui import CustomEvent, decode
-from headwater.delivery import Delivery, Receive, Scope, Send
+from headwater.delivery import Receive, Scope, Send
 from headwater.errors import (
     AgentNotFound,
     BadRequest,
     Conflict,
-    Draining,
     HeadwaterError,
     NotFound,
     OffsetGone,
     RunNotFound,
 )
-from headwater.following import bodiless
+from headwater.following import Following, bodiless
 from headwater.formats.format import Format
 from headwater.formats.openai_chat import ChatChunks, ChatFold
 from headwater.formats.openai_input import as_items, history, listed, with_instructions
@@ -41,8 +40,11 @@ from headwater.formats.rollup import is_wanted
 from headwater.http.exchange import Exchange
 from headwater.http.openai_problems import NO_RETRY, BadParameter, error_body, openai_answer
 from headwater.http.openai_requests import ResponseRequest, chat_request, response_request, run_id_of
+from headwater.http.waiting import ClientLeft, while_there
 from headwater.model import Head
+from headwater.positions import START
 from headwater.runs import Run, Runs
+from headwater.runs.history import so_far
 from headwater.runs.record import read_head, stream_of
 from headwater.runs.threads import Entry
 
@@ -51,15 +53,10 @@ KEY_CHARACTERS: Final = 255
 CANCEL_SECONDS: Final = 5.0
 """How long `cancel` waits for the run's end, so that the Response it gives says `cancelled`."""
 
-FOLD_BYTES: Final = 64 * 1024
-"""Of a run folded at a time: some 700 tokens, 3 ms."""
-
 _PATHS: Final = frozenset({"/v1/responses", "/v1/chat/completions", "/v1/models"})
 _NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _STATUS: Final = {"rate_limited": 429}
 """Of a chat completion whose run failed with this code; the others are 500."""
-
-T = TypeVar("T")
 
 
 class OpenAIResource:
@@ -136,11 +133,11 @@ class OpenAIResource:
             after = await self._resumed(exchange, run, ResponseFold(run.id, asked.model))
             rolled_up = _rolled_up(exchange) and not run.started
             told = ResponseEvents(ResponseFold(run.id, asked.model), after, rolled_up=rolled_up)
-            return self._following(run.id, told, headers)
+            return self._following(exchange, run.id, told, headers)
         if asked.background:
             fold, _ = await self._folded(run.id)
             return _json(fold.response(), headers)
-        return self._following(run.id, WholeResponse(ResponseFold(run.id, asked.model)), headers)
+        return self._following(exchange, run.id, WholeResponse(ResponseFold(run.id, asked.model)), headers)
 
     async def _before(self, run_id: str) -> tuple[list[dict[str, Any]], str]:
         """The conversation up to the end of a run, and its thread."""
@@ -158,7 +155,7 @@ class OpenAIResource:
             return bodiless(204, _named(run_id).items())  # nothing to resume: EventSource stops for good
         fresh = ResponseFold(run_id, head.labels.get("agent", ""))
         told = ResponseEvents(fresh, _after(exchange, fold), rolled_up=_rolled_up(exchange))
-        return self._following(run_id, told, _named(run_id))
+        return self._following(exchange, run_id, told, _named(run_id))
 
     async def _cancel(self, exchange: Exchange, run_id: str) -> Response:
         exchange.authorize("cancel", stream_of(run_id))
@@ -209,13 +206,13 @@ class OpenAIResource:
             return await self._completed(exchange, run, make())
         after = await self._resumed(exchange, run, make())
         rolled_up = _rolled_up(exchange) and not run.started
-        return self._following(run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
+        return self._following(exchange, run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
 
     async def _completed(self, exchange: Exchange, run: Run, fold: ChatFold) -> Response:
         """Waits for the run's end, since only then it is known which status is true."""
         try:
-            await self._while_there(exchange, self._fed(run, fold))
-        except _ClientLeft:
+            await while_there(self._streams, self._fed(run, fold), exchange.receive)
+        except ClientLeft:
             return NoAnswer()
         except HeadwaterError as error:
             return openai_answer(error, retry=False)
@@ -232,25 +229,6 @@ class OpenAIResource:
                 for message in page.messages:
                     fold.feed(decode(message.data))
         fold.broken_off()
-
-    async def _while_there(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
-        """`await work`, unless the client leaves or the server does. Raises _ClientLeft or Draining then."""
-        draining = asyncio.Event()
-        self._streams.on_drain.append(draining.set)
-        working = asyncio.ensure_future(work)
-        leaving = [asyncio.ensure_future(_left(exchange.receive)), asyncio.ensure_future(draining.wait())]
-        try:
-            await asyncio.wait([working, *leaving], return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            if draining.is_set():
-                raise Draining("the server is going away; the run may go on elsewhere")
-            raise _ClientLeft
-        finally:
-            self._streams.on_drain.remove(draining.set)
-            for task in (working, *leaving):
-                task.cancel()
-            await asyncio.wait([working, *leaving])
 
     # -- runs as streams ----------------------------------------------------------------------------------------------
 
@@ -278,54 +256,28 @@ class OpenAIResource:
         return _after(exchange, fold)
 
     async def _feed(self, run_id: str, fold: ResponseFold | ChatFold) -> None:
-        offset: Any = None
-        while True:
-            page = await self._streams.read(stream_of(run_id), offset, max_bytes=FOLD_BYTES)
-            await asyncio.sleep(0)  # the others have their turn between pages
+        async for page in so_far(self._streams, stream_of(run_id)):
             for message in page.messages:
                 fold.feed(decode(message.data))
-            offset = page.next
             if page.closed:
                 fold.broken_off()
-            if page.up_to_date:
-                return
 
-    def _following(self, run_id: str, format_: Format, headers: Mapping[str, str]) -> Response:
-        return FromTheStart(self._delivery, stream_of(run_id), format_, headers)
-
-
-class FromTheStart(Response):
-    """A response that follows a run from its first event, in a format that remembers."""
-
-    def __init__(self, delivery: Delivery, name: str, format_: Format, headers: Mapping[str, str]) -> None:
-        super().__init__(headers=headers)
-        self._delivery, self._name, self._format, self._own = delivery, name, format_, list(headers.items())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streams = self._delivery.streams
-        try:
-            if streams.draining:
-                raise Draining("the server is going away; connect again")
-            cursor = await streams.cursor(self._name)
-        except HeadwaterError as error:
-            await openai_answer(error, retry=scope["method"] == "GET")(scope, receive, send)
-            return
-        await self._delivery.respond(scope, receive, send, cursor, self._format, self._own)
+    def _following(self, exchange: Exchange, run_id: str, format_: Format, headers: Mapping[str, str]) -> Response:
+        """From the run's first event: its format remembers."""
+        return Following(
+            self._delivery,
+            stream_of(run_id),
+            lambda *_: format_,
+            headers=headers,
+            offset_of=lambda _: START,
+            refused=partial(openai_answer, retry=exchange.method == "GET"),  # a POST has started its run
+        )
 
 
 class NoAnswer(Response):
     """For a client that has left."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pass
-
-
-class _ClientLeft(Exception):
-    pass
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
         pass
 
 
@@ -346,8 +298,8 @@ def _key(exchange: Exchange) -> str | None:
 def _after(exchange: Exchange, fold: ResponseFold | ChatFold) -> int:
     """The number of the last event that the client has; -1: none. `fold`: the run as far as it is now."""
     for name, text in (
+        ("Last-Event-ID", exchange.headers.get("last-event-id")),  # the later one: of who asks again after a cut
         ("starting_after", exchange.query("starting_after")),
-        ("Last-Event-ID", exchange.headers.get("last-event-id")),
     ):
         if text:
             if not _NUMBER.fullmatch(text) or int(text) >= fold.count:  # a gap must not be jumped over

@@ -246,18 +246,15 @@ class _Passing:
         self.head.add_done_callback(_seen)
         self._upstream, self._endpoint, self._body = upstream, endpoint, body
         self._stopped: Reason | None = None
-        self._ending = False
+        self._asking = False
+        """Only then the task may be cancelled: before, nobody would end the stream that it is making."""
 
     def stop(self, why: Reason) -> None:
         """Let go of the upstream; the first reason counts."""
         if self._stopped is None:
             self._stopped = why
-            # Behind the task's first step: a task that is cancelled before it would never come to end its stream.
-            asyncio.get_running_loop().call_soon(self._cancel)
-
-    def _cancel(self) -> None:
-        if self.task is not None and not self._ending:
-            self.task.cancel()
+            if self._asking and self.task is not None:
+                self.task.cancel()
 
     def fail(self, error: Exception) -> None:
         if not self.head.done():
@@ -269,10 +266,11 @@ class _Passing:
             self.head.set_result(None)
             return
         watching = asyncio.create_task(self._watch(streams))
+        self._asking = True
         try:
             outcome, last = await self._outcome()
         finally:
-            self._ending = True
+            self._asking = False
             watching.cancel()
         if not self.head.done() or self.head.cancelled() or self.head.exception() or self.head.result():
             await streams.delete(self.writer.name)  # there is no answer to resume: the next attempt asks anew
@@ -303,6 +301,8 @@ class _Passing:
         """How it ended, and what is to be said of it last."""
         ending = Ending()
         try:
+            if self._stopped is not None:  # while the stream was being made
+                raise asyncio.CancelledError
             async with self._upstream.ask(self._endpoint, self._body) as response:
                 self._body = b""
                 if not is_stream(response):
@@ -321,6 +321,10 @@ class _Passing:
         except HeadwaterError as error:
             self.fail(error)
             return "failed", [_error(error)]
+        except Exception as error:  # noqa: BLE001 -- whatever it is, its readers must be told
+            _log.exception("answer %s could not be passed on", self.writer.name)
+            self.fail(error)
+            return "failed", [_error(Interrupted())]
         return ("failed" if ending.failed else "completed"), []
 
 
