@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import product
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -70,6 +70,8 @@ CONTROL_TTL_SECONDS: Final = 3600
 When = Literal["now", "after_turn"]
 
 _JSON: Final = "application/json"
+
+_T = TypeVar("_T")
 
 
 class _Asked(NamedTuple):
@@ -163,7 +165,7 @@ class Runs:
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
-        self._beginnings: set[asyncio.Future[bool]] = set()
+        self._beginnings: set[asyncio.Future[Any]] = set()
         self._errands: set[asyncio.Task[object]] = set()
         self._resume_later = on_shutdown == "resume"
         self._leaving = False
@@ -261,14 +263,18 @@ class Runs:
             run_id, fresh = await keys.claim(self.streams, principal, idempotency_key, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
-        # Shielded: a stream that is made and a task that is not would be a run without an end.
         remembered = (entry or Entry()) if thread_id else None
         asked = _Asked(input, note, principal, remembered, request or NO_REQUEST)
         thread = thread_id or OWN_THREAD + run_id
-        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, asked, unread))
-        self._beginnings.add(beginning)
-        beginning.add_done_callback(self._beginnings.discard)
-        return Run(self, run_id, started=await asyncio.shield(beginning))
+        started = await self._to_its_end(self._begin(run_id, thread, name, source, asked, unread))
+        return Run(self, run_id, started=started)
+
+    async def _to_its_end(self, beginning: Coroutine[Any, Any, _T]) -> _T:
+        """Shielded: a stream that is made, or taken over, and a task that is not would be a run without an end."""
+        task = asyncio.ensure_future(beginning)
+        self._beginnings.add(task)
+        task.add_done_callback(self._beginnings.discard)
+        return await asyncio.shield(task)
 
     def _named(self, agent: Any) -> tuple[str, Source]:
         if not isinstance(agent, str):
@@ -388,14 +394,14 @@ class Runs:
         together, all are taken or none. Raises RunNotFound, BadRequest, Conflict.
         """
         await read_head(self.streams, run_id)
-        await self._recovery.answer(run_id, answers, by)
+        await self._to_its_end(self._recovery.answer(run_id, answers, by))
         return await self.record(run_id)
 
     async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
         """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
         place behind the questions in the run's stream."""
         await read_head(self.streams, run_id)
-        return await self._recovery.settle(run_id, answers, by)
+        return await self._to_its_end(self._recovery.settle(run_id, answers, by))
 
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""
