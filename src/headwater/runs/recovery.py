@@ -150,7 +150,7 @@ class Recovery:
                 return hopeless
             try:
                 if await self._gone_on(history, source, since, state, None):
-                    _log.warning("run %s is gone on with here: the process that made it is gone", run_id)
+                    _log.warning("run %s is gone on with here: nobody makes it any more", run_id)
                     return None
             except _QUICKER:
                 return None

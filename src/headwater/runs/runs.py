@@ -25,6 +25,7 @@ from headwater.errors import (
     BadRequest,
     Draining,
     HeadwaterError,
+    Interrupted,
     KeyReused,
     NotAcceptable,
     StreamExists,
@@ -427,6 +428,8 @@ class Runs:
 
     def _over(self, run: Supervised) -> None:
         """A run's task is over here."""
+        if run.lost:
+            self.streams.leases.abandon(run.stream, Interrupted())  # counts only where it is open, and ours
         if run.keeper is not None:
             self._errand(self._after(run))
 
