@@ -33,6 +33,7 @@ from headwater.errors import (
     StreamNotFound,
 )
 from headwater.model import Head, Offset
+from headwater.runs.asking import was_asked
 from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
 from headwater.runs.history import BEGUN, History
@@ -116,6 +117,9 @@ class Recovery:
         run_id = name.removeprefix(PREFIX)
         if run_id in self._supervisor:
             return False  # its task is just ending
+        if isinstance(why, Interrupted) and await was_asked(self._streams, head.owner, run_id):
+            await self._end(name, None)
+            return True
         if isinstance(why, Interrupted) and RESUMES in head.labels:
             source = self._source(head)
             if source is None or self.leaving:
@@ -126,8 +130,7 @@ class Recovery:
             else:
                 why = hopeless
         self._seen.pop(name, None)
-        await self._end_failed(name, why)
-        await drop(self._streams, run_id)
+        await self._end(name, why)
         return True
 
     def _source(self, head: Head) -> Resumable | None:
@@ -185,12 +188,13 @@ class Recovery:
         self._supervisor.start(run, self.in_turn(run, source, source.resume(history.input, at, run)))
         return True
 
-    async def _end_failed(self, name: str, why: HeadwaterError) -> None:
-        """By what the stream holds and nothing else."""
+    async def _end(self, name: str, why: HeadwaterError | None) -> None:
+        """By what the stream holds and nothing else; None: it was to be cancelled."""
         history = await History.read(self._streams, name)
-        last = [*history.parts.closing_events(), run_error(why.code, why.said)]
-        items = [Item(data) for data in self._encoded(last)]
-        await self._streams.carry_out(name, Append(items, close=True, outcome="failed"))
+        terminal = run_error(why.code, why.said) if why else run_cancelled(history.thread_id, history.run_id)
+        items = [Item(data) for data in self._encoded([*history.parts.closing_events(), terminal])]
+        await self._streams.carry_out(name, Append(items, close=True, outcome="failed" if why else "cancelled"))
+        await drop(self._streams, history.run_id)
 
     def _encoded(self, events: Sequence[BaseEvent]) -> list[bytes]:
         return [encode(stamped(event, self._streams.clock())) for event in events]

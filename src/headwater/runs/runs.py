@@ -14,7 +14,6 @@ from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 from starlette.datastructures import Headers, QueryParams
 
@@ -28,6 +27,7 @@ from headwater.errors import (
     Interrupted,
     KeyReused,
     NotAcceptable,
+    StoreUnavailable,
     StreamExists,
     StreamNotFound,
 )
@@ -39,7 +39,8 @@ from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
 from headwater.model import Head, Offset
-from headwater.runs import keys
+from headwater.runs import asking, keys
+from headwater.runs.asking import When
 from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
     INPUT,
@@ -65,10 +66,7 @@ from headwater.runs.threads import Entry, Threads
 from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
-
-CONTROL_TTL_SECONDS: Final = 3600
-
-When = Literal["now", "after_turn"]
+from headwater.writer import MOST_TRIES
 
 _JSON: Final = "application/json"
 
@@ -218,8 +216,6 @@ class Runs:
             with suppress(asyncio.CancelledError):
                 await self._control
             self._control = None
-            with suppress(HeadwaterError):
-                await self.streams.delete(self._control_stream(self.streams.leases.owner))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -377,16 +373,16 @@ class Runs:
     async def cancel(self, run_id: str, *, when: When = "now") -> Record:
         """Ask for a run's end, `now` or when its current turn is over: then the model's answer is whole, and its tools
         have ended. It comes through the run's stream; a run that has ended stays as it is."""
-        head = await read_head(self.streams, run_id)
-        if head.closed or self._supervisor.stop(run_id, after_turn=when == "after_turn"):
-            return record_of(run_id, head)
-        if head.owner is not None:
-            name = self._control_stream(head.owner)
-            await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
-            await self.streams.append(name, {"cancel": run_id, "when": when})
-        elif await self._recovery.cancel_waiting(run_id):
+        for _ in range(MOST_TRIES):
             head = await read_head(self.streams, run_id)
-        return record_of(run_id, head)
+            if head.closed or self._supervisor.stop(run_id, after_turn=when == "after_turn"):
+                return record_of(run_id, head)
+            if head.owner is not None:
+                await asking.ask(self.streams, head.owner, run_id, when)
+                return record_of(run_id, head)
+            if await self._recovery.cancel_waiting(run_id):
+                return record_of(run_id, await read_head(self.streams, run_id))
+        raise StoreUnavailable("this run is written by too many at a time; try again")
 
     async def answer(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Record:
         """Decide, by tool call id, on what a waiting run asks. When all is decided, it goes on.
@@ -408,21 +404,22 @@ class Runs:
         """Runs that are being made here."""
         return {"running": len(self._supervisor)}
 
-    def _control_stream(self, owner: str) -> str:
-        return f"headwater/control/{owner}"
-
     async def _hear(self) -> None:
         """Carry out what other processes ask of the runs made here."""
-        name = self._control_stream(self.streams.leases.owner)
         while True:
             try:
-                await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
-                async for page in self.streams.follow(name):
-                    for message in page.messages:
-                        asked = msgspec.json.decode(message.data)
-                        self._supervisor.stop(asked["cancel"], after_turn=asked.get("when") == "after_turn")
+                async for asked in asking.heard(self.streams):
+                    if not self._supervisor.stop(asked.run_id, after_turn=asked.when == "after_turn"):
+                        self._errand(self._pass_on(asked))
             except HeadwaterError:
                 await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
+
+    async def _pass_on(self, asked: asking.Asked) -> None:
+        """The run was left to wait for people meanwhile, or is another's."""
+        with suppress(HeadwaterError):
+            head = await read_head(self.streams, asked.run_id)
+            if head.owner != self.streams.leases.owner:  # else it is an orphan of ours, or was just taken
+                await self.cancel(asked.run_id, when=asked.when)
 
     # -- what comes by itself -----------------------------------------------------------------------------------------
 
