@@ -257,6 +257,28 @@ async def test_a_process_without_the_agent_leaves_the_run_to_one_that_has_it_but
             assert (await read(run, streams))[-1]["code"] == "interrupted"
 
 
+async def test_a_run_that_is_an_orphan_again_is_left_to_others_again(
+    process: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        Streams(f"sqlite:///{tmp_path}/runs.db") as streams, Runs(streams),
+        process(["half", asyncio.Event()]) as one, process(["again", asyncio.Event()]) as two,
+        process(["whole"]) as three,
+    ):  # fmt: skip
+        run = await one.runs.start("bot", "hi")
+        await seen(one.streams, run, "half")
+        await one.lapse()
+        await streams.leases.finish_orphans()
+        await two.look()
+        await seen(two.streams, run, "again")
+        await two.lapse()
+        monkeypatch.setattr(recovery, "ELSEWHERE_SECONDS", 0.5)
+        await asyncio.sleep(0.6)  # since it was seen first
+        await streams.leases.finish_orphans()
+        await three.look()
+        assert final_text(await read(run, streams)) == "whole"
+
+
 async def test_a_run_that_kills_its_process_each_time_is_not_gone_on_with_for_ever(process: Processes) -> None:
     async with process(["half", asyncio.Event()], most_resumptions=2) as one:
         run = await one.runs.start("bot", "hi")

@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped, waiting
 from headwater.decide import Append, Item
@@ -63,6 +63,13 @@ _QUICKER: Final = (ProducerFenced, StreamClosed, StreamNotFound)
 """Somebody else took the run over, and may have ended it and dropped its checkpoints already."""
 
 
+class _Seen(NamedTuple):
+    """An orphan that is left to others: where its stream ended, and since when."""
+
+    offset: Offset
+    since: float
+
+
 class Recovery:
     """Goes on with runs of one Streams."""
 
@@ -71,7 +78,7 @@ class Recovery:
     ) -> None:
         self._streams, self._agents, self._supervisor = streams, agents, supervisor
         self._most = most_resumptions
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, _Seen] = {}
         self.conversations = Conversations(streams)
         self.leaving = False
         """This process ends: it takes nothing on."""
@@ -123,7 +130,7 @@ class Recovery:
         if isinstance(why, Interrupted) and RESUMES in head.labels:
             source = self._source(head)
             if source is None or self.leaving:
-                if self._left_to_others(name):
+                if self._left_to_others(name, head):
                     return False
             elif (hopeless := await self._taken_over(run_id, head.owner, source)) is None:
                 return False
@@ -137,9 +144,13 @@ class Recovery:
         source = self._agents.get(head.labels.get("agent", ""))
         return source if isinstance(source, Resumable) else None
 
-    def _left_to_others(self, name: str) -> bool:
+    def _left_to_others(self, name: str, head: Head) -> bool:
         now = asyncio.get_running_loop().time()
-        return self.leaving or now - self._seen.setdefault(name, now) < ELSEWHERE_SECONDS
+        self._seen = {known: seen for known, seen in self._seen.items() if now - seen.since < 2 * ELSEWHERE_SECONDS}
+        seen = self._seen.get(name)
+        if seen is None or seen.offset != head.offset:  # it was another's meanwhile
+            seen = self._seen[name] = _Seen(head.offset, now)
+        return self.leaving or now - seen.since < ELSEWHERE_SECONDS
 
     async def _taken_over(self, run_id: str, owner: str | None, source: Resumable) -> HeadwaterError | None:
         """Take the run over from `owner`, unless somebody else does; why it cannot be, where it cannot."""
