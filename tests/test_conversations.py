@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from agents import Agent, SQLiteSession, function_tool
 
@@ -14,6 +15,8 @@ from headwater.runs import Runs
 from headwater.runs.conversations import BEGINNING_MS, MOST_WAITING, Conversations
 from headwater.sources import Busy
 from headwater.sources.openai_agents import OpenAIAgent
+from headwater.sources.openai_checkpoints import Kept
+from headwater.sources.openai_sessions import forget_turn
 from run_processes import final_text, read, results, seen
 from scripted_model import Answer, calls, scripted
 
@@ -128,6 +131,19 @@ async def test_a_run_whose_process_died_before_it_began_holds_nobody_up_for_long
         await order.enter("t", "next", wait=False)
         await order.turn("t", "next")
         await order.turn("never seen", "next")
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_of_a_session_only_the_turn_that_is_begun_again_is_taken_back(written: bool) -> None:
+    call: Any = {"type": "function_call", "call_id": "call_0", "name": "dig", "arguments": "{}"}
+    output: Any = {"type": "function_call_output", "call_id": "call_0", "output": "gold"}
+    before = [{"role": "user", "content": "dig"}, call, output, {"role": "assistant", "content": "done"}]
+    before.append({"role": "user", "content": "once more"})
+    sessions.append(session := SQLiteSession("t"))
+    await session.add_items([*before, call] if written else before)
+    kept = Kept("{}", msgspec.json.encode({"output": [call]}).decode())
+    await forget_turn(session, kept)
+    assert await session.get_items() == before
 
 
 @pytest.mark.parametrize("tool_ran", [False, True])
