@@ -10,10 +10,11 @@ import pytest
 from agents import Agent, SQLiteSession, function_tool
 
 from headwater import Streams, leases
-from headwater.errors import Conflict
+from headwater.errors import Conflict, TooLarge
 from headwater.runs import Runs
+from headwater.runs.checkpoints import REQUESTS
 from headwater.runs.conversations import BEGINNING_MS, MOST_WAITING, Conversations
-from headwater.sources import Busy
+from headwater.sources import Busy, Request
 from headwater.sources.openai_agents import OpenAIAgent
 from headwater.sources.openai_checkpoints import Kept
 from headwater.sources.openai_sessions import forget_turn
@@ -131,6 +132,19 @@ async def test_a_run_whose_process_died_before_it_began_holds_nobody_up_for_long
         await order.enter("t", "next", wait=False)
         await order.turn("t", "next")
         await order.turn("never seen", "next")
+
+
+async def test_a_run_that_is_too_large_to_begin_holds_nobody_up(tmp_path: Path) -> None:
+    async with Streams(url(tmp_path)) as streams, Runs(streams, bot(tmp_path, ["a", asyncio.Event()])) as runs:
+        much = "x" * streams.limits.message_bytes
+        with pytest.raises(TooLarge):
+            await runs.start("bot", much, thread_id="t")
+        with pytest.raises(TooLarge):
+            await runs.start("bot", "hi", thread_id="t", request=Request(much))
+        run = await runs.start("bot", "hi", thread_id="t", request=Request("kept"))
+        with pytest.raises(Conflict):
+            await runs.start("bot", "hi", thread_id="t", request=Request("not kept"))
+        assert [name for name, _ in await streams.list(REQUESTS)] == [REQUESTS + run.id]
 
 
 @pytest.mark.parametrize("written", [False, True])

@@ -22,6 +22,7 @@ from headwater.delivery import Delivery
 from headwater.errors import (
     AgentNotFound,
     BadRequest,
+    Conflict,
     Draining,
     HeadwaterError,
     Interrupted,
@@ -30,6 +31,7 @@ from headwater.errors import (
     StoreUnavailable,
     StreamExists,
     StreamNotFound,
+    TooLarge,
 )
 from headwater.following import Following
 from headwater.formats import accepted
@@ -317,10 +319,16 @@ class Runs:
             first = [encode(event) for event in started]
         except ValueError as error:
             raise BadRequest("the input is nested too deeply") from error
-        if (busy := self._recovery.busy(source)) is not None:
-            await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+        if len(first[1]) > self.streams.limits.message_bytes:
+            raise TooLarge("the input is larger than a message may be")
         if resumable and asked.request != NO_REQUEST:
             await keep_request(self.streams, run_id, asked.request)
+        if (busy := self._recovery.busy(source)) is not None:  # last: a place is held also by a run that does not begin
+            try:
+                await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+            except Conflict:
+                await drop(self.streams, run_id)
+                raise
         try:
             if not await writer.open(*first):
                 return False
