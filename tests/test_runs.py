@@ -290,6 +290,18 @@ async def test_a_run_whose_store_was_away_for_long_is_ended_when_it_is_back() ->
 
 
 @virtual_time
+async def test_a_thread_knows_its_run_though_the_store_was_away_just_then() -> None:
+    store = Failing()
+    store.away_for = "headwater/threads/"
+    async with Streams(store) as streams, Runs(streams) as runs:
+        starting = asyncio.ensure_future(runs.start(Bare(forever), "hi", thread_id="t"))
+        await asyncio.sleep(3)
+        store.away_for = None
+        run = await starting
+        assert (await runs.threads.entries("", "bare", "t"))[0].run == run.id
+
+
+@virtual_time
 async def test_a_run_that_could_not_be_left_to_wait_is_gone_on_with_when_the_store_is_back() -> None:
     store = Failing()
 

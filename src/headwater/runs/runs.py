@@ -68,7 +68,7 @@ from headwater.runs.threads import Entry, Threads
 from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
-from headwater.writer import MOST_TRIES
+from headwater.writer import MOST_TRIES, patiently
 
 _JSON: Final = "application/json"
 
@@ -342,7 +342,8 @@ class Runs:
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
         if asked.entry is not None:
-            await self.threads.note(asked.principal, name, thread_id, replace(asked.entry, run=run_id))
+            entry = replace(asked.entry, run=run_id)  # a start that is repeated would not come here again
+            await patiently(lambda: self.threads.note(asked.principal, name, thread_id, entry))
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
