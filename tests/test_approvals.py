@@ -140,6 +140,30 @@ async def test_two_clients_of_two_servers_answer_together(process: Processes, fi
             two.tools.done.clear()
 
 
+@pytest.mark.parametrize("settling", [False, True])
+async def test_an_answer_whose_request_breaks_off_is_carried_out(
+    process: Processes, monkeypatch: pytest.MonkeyPatch, settling: bool
+) -> None:
+    """Whoever has taken the run over must also go on with it: nobody else will."""
+    async with process(ASK, ["done"]) as one:
+        run = await waiting(one)
+        commit = one.streams.store.commit
+
+        def breaking_off(name: str, *args: Any) -> Any:
+            if name == run.stream:
+                answering.cancel()
+            return commit(name, *args)
+
+        monkeypatch.setattr(one.streams.store, "commit", breaking_off)
+        answer = one.runs.settle if settling else one.runs.answer
+        answering = asyncio.ensure_future(answer(run.id, {"d1": YES}))
+        await asyncio.wait([answering])
+        monkeypatch.undo()
+        assert answering.cancelled()
+        assert final_text(await read(run, one.streams)) == "done"
+        assert one.tools.done == [("danger", "d1")]
+
+
 async def test_a_waiting_run_outlives_its_process(process: Processes) -> None:
     async with process(ASK) as one:
         run = await waiting(one)

@@ -12,6 +12,7 @@ from headwater import Streams
 from headwater.agui import CustomEvent
 from headwater.http import App
 from headwater.runs import Runs
+from headwater.runs.asking import ask
 from headwater.sources import Sink, Stopped
 from headwater.testing import virtual_time
 from run_processes import Processes, custom, final_text, processes, read, results, seen
@@ -64,6 +65,51 @@ async def test_cancelling_after_the_turn_from_another_process(process: Processes
         events = await read(run, two.streams)
         assert final_text(events) == "Hello"
         assert events[-1]["outcome"] == {"type": "success"}, "the turn was the last one, and ended by itself"
+
+
+async def test_a_run_whose_process_dies_before_it_hears_of_it_is_cancelled_by_the_next(process: Processes) -> None:
+    async with process(["half", asyncio.Event()]) as one, process(["never said"]) as two:
+        run = await one.runs.start("bot", "hi")
+        await seen(one.streams, run, "half")
+        assert one.runs._control is not None
+        one.runs._control.cancel()
+        assert (await two.runs.cancel(run.id)).status == "running"
+        await one.lapse()
+        await two.look()
+        events = await read(run, two.streams)
+        assert events[-1]["outcome"] == {"type": "cancelled"}
+        assert (await run.record()).status == "cancelled"
+        assert two.asked == []
+
+
+async def test_a_run_that_was_left_to_wait_before_its_process_heard_of_it_is_cancelled(process: Processes) -> None:
+    async with process(calls("danger", {"n": 1}, "d1")) as one, process() as two:
+        run = await one.runs.start("bot", "hi")
+        async with asyncio.timeout(5):
+            while (await run.record()).status != "waiting":
+                await asyncio.sleep(0.005)
+        await ask(two.streams, one.streams.leases.owner, run.id, "now")  # as who looked when it still ran
+        assert (await read(run, two.streams))[-1]["outcome"] == {"type": "cancelled"}
+
+
+async def test_a_waiting_run_that_is_answered_just_as_it_is_cancelled_ends(
+    process: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with process(calls("danger", {"n": 1}, "d1"), ["done"]) as one:
+        one.tools.hold["danger"] = asyncio.Event()
+        run = await one.runs.start("bot", "hi")
+        async with asyncio.timeout(5):
+            while (await run.record()).status != "waiting":
+                await asyncio.sleep(0.005)
+        cancel_waiting = one.runs._recovery.cancel_waiting
+
+        async def too_late(run_id: str) -> bool:
+            await run.approve("d1")
+            return await cancel_waiting(run_id)
+
+        monkeypatch.setattr(one.runs._recovery, "cancel_waiting", too_late)
+        await run.cancel()
+        assert (await read(run, one.streams))[-1]["outcome"] == {"type": "cancelled"}
 
 
 async def test_a_source_that_knows_turns_is_asked_and_another_is_cancelled() -> None:

@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from agents import Agent, SQLiteSession, function_tool
 
 from headwater import Streams, leases
-from headwater.errors import Conflict
+from headwater.errors import Conflict, TooLarge
 from headwater.runs import Runs
+from headwater.runs.checkpoints import REQUESTS
 from headwater.runs.conversations import BEGINNING_MS, MOST_WAITING, Conversations
-from headwater.sources import Busy
+from headwater.sources import Busy, Request
 from headwater.sources.openai_agents import OpenAIAgent
+from headwater.sources.openai_checkpoints import Kept
+from headwater.sources.openai_sessions import forget_turn
 from run_processes import final_text, read, results, seen
 from scripted_model import Answer, calls, scripted
 
@@ -128,6 +132,32 @@ async def test_a_run_whose_process_died_before_it_began_holds_nobody_up_for_long
         await order.enter("t", "next", wait=False)
         await order.turn("t", "next")
         await order.turn("never seen", "next")
+
+
+async def test_a_run_that_is_too_large_to_begin_holds_nobody_up(tmp_path: Path) -> None:
+    async with Streams(url(tmp_path)) as streams, Runs(streams, bot(tmp_path, ["a", asyncio.Event()])) as runs:
+        much = "x" * streams.limits.message_bytes
+        with pytest.raises(TooLarge):
+            await runs.start("bot", much, thread_id="t")
+        with pytest.raises(TooLarge):
+            await runs.start("bot", "hi", thread_id="t", request=Request(much))
+        run = await runs.start("bot", "hi", thread_id="t", request=Request("kept"))
+        with pytest.raises(Conflict):
+            await runs.start("bot", "hi", thread_id="t", request=Request("not kept"))
+        assert [name for name, _ in await streams.list(REQUESTS)] == [REQUESTS + run.id]
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_of_a_session_only_the_turn_that_is_begun_again_is_taken_back(written: bool) -> None:
+    call: Any = {"type": "function_call", "call_id": "call_0", "name": "dig", "arguments": "{}"}
+    output: Any = {"type": "function_call_output", "call_id": "call_0", "output": "gold"}
+    before = [{"role": "user", "content": "dig"}, call, output, {"role": "assistant", "content": "done"}]
+    before.append({"role": "user", "content": "once more"})
+    sessions.append(session := SQLiteSession("t"))
+    await session.add_items([*before, call] if written else before)
+    kept = Kept("{}", msgspec.json.encode({"output": [call]}).decode())
+    await forget_turn(session, kept)
+    assert await session.get_items() == before
 
 
 @pytest.mark.parametrize("tool_ran", [False, True])

@@ -17,7 +17,7 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseFun
 from headwater import Streams, leases
 from headwater.runs import Runs, recovery
 from headwater.runs.checkpoints import PREFIX as CHECKPOINTS
-from headwater.runs.checkpoints import REQUESTS
+from headwater.runs.checkpoints import REQUESTS, Keeper, newest
 from headwater.runs.history import NOT_RUN, UNKNOWN
 from headwater.sources import Request, request
 from headwater.sources.openai_agents import OpenAIAgent
@@ -211,6 +211,22 @@ async def test_a_maker_that_slept_starts_no_tool(process: Processes) -> None:
         assert await read(run, one.streams) == events
 
 
+async def test_a_run_whose_taking_was_only_begun_goes_on_where_it_was_made(process: Processes) -> None:
+    """Whoever began it died, or could not write to the stream; and the maker was only asleep."""
+    tools = Tools()
+    tools.hold["pay"] = asyncio.Event()
+    async with process(calls("pay", {"n": 1}, "c1"), ["done"], tools=tools) as one:
+        run = await one.runs.start("bot", "hi")
+        await asyncio.wait_for(tools.began["pay"].wait(), 5)
+        kept = await newest(one.streams, run.id, (await one.streams.head(run.stream)).tail)
+        assert kept is not None
+        await Keeper(one.streams, run.id, 1).keep(kept.position, kept.state)
+        tools.hold.pop("pay").set()
+        events = await read(run, one.streams)
+        assert [value["inDoubt"] for value in custom(events, "run.resumed")] == [["c1"]]
+        assert (final_text(events), results(events)) == ("done", {"c1": "paid 1"})
+
+
 async def test_a_process_that_learns_that_its_lease_lapsed_stops_what_is_no_longer_its_own(process: Processes) -> None:
     tools = Tools()
     tools.hold["pay"] = asyncio.Event()
@@ -239,6 +255,28 @@ async def test_a_process_without_the_agent_leaves_the_run_to_one_that_has_it_but
             monkeypatch.setattr(recovery, "ELSEWHERE_SECONDS", 0.0)
             await streams.leases.finish_orphans()  # if not this look, then one that had begun before it
             assert (await read(run, streams))[-1]["code"] == "interrupted"
+
+
+async def test_a_run_that_is_an_orphan_again_is_left_to_others_again(
+    process: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        Streams(f"sqlite:///{tmp_path}/runs.db") as streams, Runs(streams),
+        process(["half", asyncio.Event()]) as one, process(["again", asyncio.Event()]) as two,
+        process(["whole"]) as three,
+    ):  # fmt: skip
+        run = await one.runs.start("bot", "hi")
+        await seen(one.streams, run, "half")
+        await one.lapse()
+        await streams.leases.finish_orphans()
+        await two.look()
+        await seen(two.streams, run, "again")
+        await two.lapse()
+        monkeypatch.setattr(recovery, "ELSEWHERE_SECONDS", 0.5)
+        await asyncio.sleep(0.6)  # since it was seen first
+        await streams.leases.finish_orphans()
+        await three.look()
+        assert final_text(await read(run, streams)) == "whole"
 
 
 async def test_a_run_that_kills_its_process_each_time_is_not_gone_on_with_for_ever(process: Processes) -> None:

@@ -30,7 +30,7 @@ from headwater.errors import (
 )
 from headwater.runs import Record, Run, Runs, keys
 from headwater.runs.supervisor import STOP_SECONDS, Place, Supervised, Supervisor
-from headwater.sources import RunFailed, Sink, progress
+from headwater.sources import Paused, Question, Resumption, RunFailed, Sink, progress
 from headwater.stores.memory import MemoryStore
 from headwater.testing import virtual_time
 from scripted_model import SECRET, calls, scripted
@@ -242,13 +242,15 @@ class Failing(MemoryStore):
     """A store that can be away."""
 
     away = False
+    away_for: str | None = None
+    """For streams whose names begin so."""
 
-    def commit(self, *args: Any) -> Any:
-        if self.away:
+    def commit(self, name: str, *args: Any) -> Any:
+        if self.away or (self.away_for is not None and name.startswith(self.away_for)):
             future = asyncio.get_running_loop().create_future()
             future.set_exception(StoreUnavailable("the disk is full"))
             return future
-        return super().commit(*args)
+        return super().commit(name, *args)
 
 
 @virtual_time
@@ -285,6 +287,46 @@ async def test_a_run_whose_store_was_away_for_long_is_ended_when_it_is_back() ->
         assert events[-1]["code"] == "store_unavailable"
         assert [event["value"] for event in events[2:-1]] == list(range(6))
         assert runs.statistics() == {"running": 0}
+
+
+@virtual_time
+async def test_a_thread_knows_its_run_though_the_store_was_away_just_then() -> None:
+    store = Failing()
+    store.away_for = "headwater/threads/"
+    async with Streams(store) as streams, Runs(streams) as runs:
+        starting = asyncio.ensure_future(runs.start(Bare(forever), "hi", thread_id="t"))
+        await asyncio.sleep(3)
+        store.away_for = None
+        run = await starting
+        assert (await runs.threads.entries("", "bare", "t"))[0].run == run.id
+
+
+@virtual_time
+async def test_a_run_that_could_not_be_left_to_wait_is_gone_on_with_when_the_store_is_back() -> None:
+    store = Failing()
+
+    class Asking:
+        name = "asking"
+        asked = 0
+
+        async def run(self, input: Any, sink: Sink) -> object:  # noqa: A002 -- AG-UI's word
+            self.asked += 1
+            store.away_for = "runs/" if self.asked == 1 else None
+            raise Paused([Question("t1", "danger", "{}")], b"")
+
+        async def resume(self, input: Any, at: Resumption, sink: Sink) -> object:  # noqa: A002 -- AG-UI's word
+            return "done" if at.answers else await self.run(input, sink)
+
+    async with Streams(store) as streams, Runs(streams, Asking()) as runs:
+        run = await runs.start("asking", "hi")
+        await asyncio.sleep(60)
+        assert (await run.record()).status == "running"
+        store.away_for = None
+        async with asyncio.timeout(10):
+            while (await run.record()).status != "waiting":
+                await asyncio.sleep(0.1)
+        await run.approve("t1")
+        assert (await run.wait()).result == "done"
 
 
 @virtual_time

@@ -139,7 +139,7 @@ class Leases:
         except Exception:  # noqa: BLE001 -- a finisher that fails on one stream must not leave the others open
             _log.exception("could not close %s, which nobody makes any more", name)
             return False
-        _log.warning("closed %s as failed: %s", name, why)
+        _log.warning("closed %s, which nobody makes any more: %s", name, why)
         return True
 
     async def _close(self, name: str, _: Head, __: HeadwaterError) -> None:

@@ -22,8 +22,8 @@ from headwater.http.approvals import decided_by
 from headwater.http.exchange import Exchange
 from headwater.problems import not_allowed
 from headwater.runs import Record, Run, Runs
+from headwater.runs.asking import When
 from headwater.runs.record import Status, stream_of
-from headwater.runs.runs import When
 from headwater.sources import Answer
 
 MOST_LISTED = 200

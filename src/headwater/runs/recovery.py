@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headwater.agui import APPROVAL_DECIDED, BaseEvent, custom, encode, run_cancelled, run_error, stamped, waiting
 from headwater.decide import Append, Item
@@ -33,6 +33,7 @@ from headwater.errors import (
     StreamNotFound,
 )
 from headwater.model import Head, Offset
+from headwater.runs.asking import was_asked
 from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
 from headwater.runs.history import BEGUN, History
@@ -62,6 +63,13 @@ _QUICKER: Final = (ProducerFenced, StreamClosed, StreamNotFound)
 """Somebody else took the run over, and may have ended it and dropped its checkpoints already."""
 
 
+class _Seen(NamedTuple):
+    """An orphan that is left to others: where its stream ended, and since when."""
+
+    offset: Offset
+    since: float
+
+
 class Recovery:
     """Goes on with runs of one Streams."""
 
@@ -70,7 +78,7 @@ class Recovery:
     ) -> None:
         self._streams, self._agents, self._supervisor = streams, agents, supervisor
         self._most = most_resumptions
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, _Seen] = {}
         self.conversations = Conversations(streams)
         self.leaving = False
         """This process ends: it takes nothing on."""
@@ -116,27 +124,33 @@ class Recovery:
         run_id = name.removeprefix(PREFIX)
         if run_id in self._supervisor:
             return False  # its task is just ending
+        if isinstance(why, Interrupted) and await was_asked(self._streams, head.owner, run_id):
+            await self._end(name, None)
+            return True
         if isinstance(why, Interrupted) and RESUMES in head.labels:
             source = self._source(head)
             if source is None or self.leaving:
-                if self._left_to_others(name):
+                if self._left_to_others(name, head):
                     return False
             elif (hopeless := await self._taken_over(run_id, head.owner, source)) is None:
                 return False
             else:
                 why = hopeless
         self._seen.pop(name, None)
-        await self._end_failed(name, why)
-        await drop(self._streams, run_id)
+        await self._end(name, why)
         return True
 
     def _source(self, head: Head) -> Resumable | None:
         source = self._agents.get(head.labels.get("agent", ""))
         return source if isinstance(source, Resumable) else None
 
-    def _left_to_others(self, name: str) -> bool:
+    def _left_to_others(self, name: str, head: Head) -> bool:
         now = asyncio.get_running_loop().time()
-        return self.leaving or now - self._seen.setdefault(name, now) < ELSEWHERE_SECONDS
+        self._seen = {known: seen for known, seen in self._seen.items() if now - seen.since < 2 * ELSEWHERE_SECONDS}
+        seen = self._seen.get(name)
+        if seen is None or seen.offset != head.offset:  # it was another's meanwhile
+            seen = self._seen[name] = _Seen(head.offset, now)
+        return self.leaving or now - seen.since < ELSEWHERE_SECONDS
 
     async def _taken_over(self, run_id: str, owner: str | None, source: Resumable) -> HeadwaterError | None:
         """Take the run over from `owner`, unless somebody else does; why it cannot be, where it cannot."""
@@ -150,7 +164,7 @@ class Recovery:
                 return hopeless
             try:
                 if await self._gone_on(history, source, since, state, None):
-                    _log.warning("run %s is gone on with here: the process that made it is gone", run_id)
+                    _log.warning("run %s is gone on with here: nobody makes it any more", run_id)
                     return None
             except _QUICKER:
                 return None
@@ -185,12 +199,13 @@ class Recovery:
         self._supervisor.start(run, self.in_turn(run, source, source.resume(history.input, at, run)))
         return True
 
-    async def _end_failed(self, name: str, why: HeadwaterError) -> None:
-        """By what the stream holds and nothing else."""
+    async def _end(self, name: str, why: HeadwaterError | None) -> None:
+        """By what the stream holds and nothing else; None: it was to be cancelled."""
         history = await History.read(self._streams, name)
-        last = [*history.parts.closing_events(), run_error(why.code, why.said)]
-        items = [Item(data) for data in self._encoded(last)]
-        await self._streams.carry_out(name, Append(items, close=True, outcome="failed"))
+        terminal = run_error(why.code, why.said) if why else run_cancelled(history.thread_id, history.run_id)
+        items = [Item(data) for data in self._encoded([*history.parts.closing_events(), terminal])]
+        await self._streams.carry_out(name, Append(items, close=True, outcome="failed" if why else "cancelled"))
+        await drop(self._streams, history.run_id)
 
     def _encoded(self, events: Sequence[BaseEvent]) -> list[bytes]:
         return [encode(stamped(event, self._streams.clock())) for event in events]

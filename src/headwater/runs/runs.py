@@ -12,9 +12,8 @@ from contextlib import suppress
 from functools import partial
 from itertools import product
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 from starlette.datastructures import Headers, QueryParams
 
@@ -23,12 +22,16 @@ from headwater.delivery import Delivery
 from headwater.errors import (
     AgentNotFound,
     BadRequest,
+    Conflict,
     Draining,
     HeadwaterError,
+    Interrupted,
     KeyReused,
     NotAcceptable,
+    StoreUnavailable,
     StreamExists,
     StreamNotFound,
+    TooLarge,
 )
 from headwater.following import Following
 from headwater.formats import accepted
@@ -38,7 +41,8 @@ from headwater.formats.rollup import RolledUp, is_wanted
 from headwater.formats.run_text import RunText
 from headwater.formats.sse import ServerSentEvents
 from headwater.model import Head, Offset
-from headwater.runs import keys
+from headwater.runs import asking, keys
+from headwater.runs.asking import When
 from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
     INPUT,
@@ -64,12 +68,11 @@ from headwater.runs.threads import Entry, Threads
 from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
-
-CONTROL_TTL_SECONDS: Final = 3600
-
-When = Literal["now", "after_turn"]
+from headwater.writer import MOST_TRIES, patiently
 
 _JSON: Final = "application/json"
+
+_T = TypeVar("_T")
 
 
 class _Asked(NamedTuple):
@@ -163,7 +166,7 @@ class Runs:
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
-        self._beginnings: set[asyncio.Future[bool]] = set()
+        self._beginnings: set[asyncio.Future[Any]] = set()
         self._errands: set[asyncio.Task[object]] = set()
         self._resume_later = on_shutdown == "resume"
         self._leaving = False
@@ -215,8 +218,6 @@ class Runs:
             with suppress(asyncio.CancelledError):
                 await self._control
             self._control = None
-            with suppress(HeadwaterError):
-                await self.streams.delete(self._control_stream(self.streams.leases.owner))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -261,14 +262,18 @@ class Runs:
             run_id, fresh = await keys.claim(self.streams, principal, idempotency_key, body, run_id)
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
-        # Shielded: a stream that is made and a task that is not would be a run without an end.
         remembered = (entry or Entry()) if thread_id else None
         asked = _Asked(input, note, principal, remembered, request or NO_REQUEST)
         thread = thread_id or OWN_THREAD + run_id
-        beginning = asyncio.ensure_future(self._begin(run_id, thread, name, source, asked, unread))
-        self._beginnings.add(beginning)
-        beginning.add_done_callback(self._beginnings.discard)
-        return Run(self, run_id, started=await asyncio.shield(beginning))
+        started = await self._to_its_end(self._begin(run_id, thread, name, source, asked, unread))
+        return Run(self, run_id, started=started)
+
+    async def _to_its_end(self, beginning: Coroutine[Any, Any, _T]) -> _T:
+        """Shielded: a stream that is made, or taken over, and a task that is not would be a run without an end."""
+        task = asyncio.ensure_future(beginning)
+        self._beginnings.add(task)
+        task.add_done_callback(self._beginnings.discard)
+        return await asyncio.shield(task)
 
     def _named(self, agent: Any) -> tuple[str, Source]:
         if not isinstance(agent, str):
@@ -314,10 +319,16 @@ class Runs:
             first = [encode(event) for event in started]
         except ValueError as error:
             raise BadRequest("the input is nested too deeply") from error
-        if (busy := self._recovery.busy(source)) is not None:
-            await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+        if len(first[1]) > self.streams.limits.message_bytes:
+            raise TooLarge("the input is larger than a message may be")
         if resumable and asked.request != NO_REQUEST:
             await keep_request(self.streams, run_id, asked.request)
+        if (busy := self._recovery.busy(source)) is not None:  # last: a place is held also by a run that does not begin
+            try:
+                await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+            except Conflict:
+                await drop(self.streams, run_id)
+                raise
         try:
             if not await writer.open(*first):
                 return False
@@ -331,7 +342,8 @@ class Runs:
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
         if asked.entry is not None:
-            await self.threads.note(asked.principal, name, thread_id, replace(asked.entry, run=run_id))
+            entry = replace(asked.entry, run=run_id)  # a start that is repeated would not come here again
+            await patiently(lambda: self.threads.note(asked.principal, name, thread_id, entry))
         return True
 
     # -- everything else ----------------------------------------------------------------------------------------------
@@ -370,16 +382,16 @@ class Runs:
     async def cancel(self, run_id: str, *, when: When = "now") -> Record:
         """Ask for a run's end, `now` or when its current turn is over: then the model's answer is whole, and its tools
         have ended. It comes through the run's stream; a run that has ended stays as it is."""
-        head = await read_head(self.streams, run_id)
-        if head.closed or self._supervisor.stop(run_id, after_turn=when == "after_turn"):
-            return record_of(run_id, head)
-        if head.owner is not None:
-            name = self._control_stream(head.owner)
-            await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
-            await self.streams.append(name, {"cancel": run_id, "when": when})
-        elif await self._recovery.cancel_waiting(run_id):
+        for _ in range(MOST_TRIES):
             head = await read_head(self.streams, run_id)
-        return record_of(run_id, head)
+            if head.closed or self._supervisor.stop(run_id, after_turn=when == "after_turn"):
+                return record_of(run_id, head)
+            if head.owner is not None:
+                await asking.ask(self.streams, head.owner, run_id, when)
+                return record_of(run_id, head)
+            if await self._recovery.cancel_waiting(run_id):
+                return record_of(run_id, await read_head(self.streams, run_id))
+        raise StoreUnavailable("this run is written by too many at a time; try again")
 
     async def answer(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Record:
         """Decide, by tool call id, on what a waiting run asks. When all is decided, it goes on.
@@ -388,39 +400,42 @@ class Runs:
         together, all are taken or none. Raises RunNotFound, BadRequest, Conflict.
         """
         await read_head(self.streams, run_id)
-        await self._recovery.answer(run_id, answers, by)
+        await self._to_its_end(self._recovery.answer(run_id, answers, by))
         return await self.record(run_id)
 
     async def settle(self, run_id: str, answers: Mapping[str, Answer], *, by: str = "") -> Offset:
         """As `answer`, but what was decided alike before is no conflict, for clients that repeat themselves. Gives the
         place behind the questions in the run's stream."""
         await read_head(self.streams, run_id)
-        return await self._recovery.settle(run_id, answers, by)
+        return await self._to_its_end(self._recovery.settle(run_id, answers, by))
 
     def statistics(self) -> dict[str, int]:
         """Runs that are being made here."""
         return {"running": len(self._supervisor)}
 
-    def _control_stream(self, owner: str) -> str:
-        return f"headwater/control/{owner}"
-
     async def _hear(self) -> None:
         """Carry out what other processes ask of the runs made here."""
-        name = self._control_stream(self.streams.leases.owner)
         while True:
             try:
-                await self.streams.create(name, ttl=CONTROL_TTL_SECONDS)
-                async for page in self.streams.follow(name):
-                    for message in page.messages:
-                        asked = msgspec.json.decode(message.data)
-                        self._supervisor.stop(asked["cancel"], after_turn=asked.get("when") == "after_turn")
+                async for asked in asking.heard(self.streams):
+                    if not self._supervisor.stop(asked.run_id, after_turn=asked.when == "after_turn"):
+                        self._errand(self._pass_on(asked))
             except HeadwaterError:
                 await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
+
+    async def _pass_on(self, asked: asking.Asked) -> None:
+        """The run was left to wait for people meanwhile, or is another's."""
+        with suppress(HeadwaterError):
+            head = await read_head(self.streams, asked.run_id)
+            if head.owner != self.streams.leases.owner:  # else it is an orphan of ours, or was just taken
+                await self.cancel(asked.run_id, when=asked.when)
 
     # -- what comes by itself -----------------------------------------------------------------------------------------
 
     def _over(self, run: Supervised) -> None:
         """A run's task is over here."""
+        if run.lost:
+            self.streams.leases.abandon(run.stream, Interrupted())  # counts only where it is open, and ours
         if run.keeper is not None:
             self._errand(self._after(run))
 

@@ -84,6 +84,9 @@ class Supervised:
         self._stop_softly: Callable[[], None] | None = None
         self._ending = False
         """Its last events are on their way: too late to stop it."""
+        self.lost = False
+        """Its stream took no more. Usually it is another's by now; but whoever began to take it over may have died
+        first, or the store went away just as it was left: then it is still ours."""
 
     def __repr__(self) -> str:
         return f"<Supervised {self.run_id} {self._parts!r}>"
@@ -192,6 +195,7 @@ class Supervised:
             await self._end(outcome, terminal)
         except (StreamClosed, ProducerFenced):
             _log.warning("run %s was ended or taken over by another process while it was being made here", self.run_id)
+            self.lost = True
         except HeadwaterError as error:
             _log.error("run %s could not be written to its stream: %s", self.run_id, error)
 

@@ -2,7 +2,7 @@
 
 ChatKit's `stream_agent_response` lets go of a run without cancelling it: the model goes on and tools are called after
 the Stop, and two of its tasks are left waiting. So the runs that an answer starts are noted, and that helper's merging
-of two iterators ends what it began. Both are seams of other packages (`set_default_agent_runner` of the Agents SDK,
+of two iterators ends what it began. Both are seams of other packages (the Agents SDK's runner, see `openai_runner`, and
 `chatkit.agents._merge_generators`); neither changes anything outside of an answer of ours.
 
 Knows the SDK and ChatKit; nothing of streams.
@@ -18,9 +18,10 @@ from typing import Any, Final, TypeVar
 from headwater.errors import MissingExtra
 
 try:
-    from agents import RunResult, RunResultStreaming
-    from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+    from agents import RunResultStreaming
     from chatkit import agents as chatkit_agents
+
+    from headwater.sources.openai_runner import Before, stand_before
 except ImportError as error:
     raise MissingExtra("chatkit", "openai-chatkit") from error
 
@@ -46,20 +47,11 @@ def cancel_runs(started: list[RunResultStreaming]) -> None:
             result.cancel()
 
 
-class _NotingRunner(AgentRunner):
-    """The runner that was there, with a note of each streamed run."""
-
-    def __init__(self, runner: AgentRunner) -> None:
-        self._runner = runner
-
-    async def run(self, *given: Any, **options: Any) -> RunResult:
-        return await self._runner.run(*given, **options)
-
-    def run_sync(self, *given: Any, **options: Any) -> RunResult:
-        return self._runner.run_sync(*given, **options)
+class _NotingRunner(Before):
+    """Takes a note of each streamed run."""
 
     def run_streamed(self, *given: Any, **options: Any) -> RunResultStreaming:
-        result = self._runner.run_streamed(*given, **options)
+        result = super().run_streamed(*given, **options)
         if (started := _STARTED.get()) is not None:
             started.append(result)
         return result
@@ -97,9 +89,7 @@ def _tidy(merge: Merge) -> Merge:
 
 
 def _install() -> None:
-    """Whoever has set a runner of his own meanwhile keeps it: inside ours."""
-    if not isinstance(runner := get_default_agent_runner(), _NotingRunner):
-        set_default_agent_runner(_NotingRunner(runner))
+    stand_before(_NotingRunner)
     merge: Any = getattr(chatkit_agents, "_merge_generators", None)
     if merge is not None and not hasattr(merge, "headwater"):
         vars(chatkit_agents)["_merge_generators"] = _tidy(merge)

@@ -96,6 +96,8 @@ class OpenAIAgent:
         """Keep each conversation in a session of the SDK, which `session_of` makes, or has, for a thread's id.
 
         It is called in a worker thread, once for each run in each process, and what it gives is not closed here.
+        Whoever may start runs and names a thread goes on with what its session holds, whosever it was: where several
+        people have keys, have threads that cannot be guessed.
         `busy`: what becomes of a run whose conversation has another one that has not ended. It is refused (Conflict),
         or begins when its turn has come.
         """

@@ -21,12 +21,12 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import agents
-from agents import run as sdk
 from agents.tool_context import ToolContext
 
 from headwater.agui import BaseEvent
 from headwater.sources import ProgressValue, current_call, report_progress
 from headwater.sources.openai_failures import failure
+from headwater.sources.openai_runner import Before, stand_before
 from headwater.sources.openai_translation import Translation
 
 __all__ = ["Fact", "Nested", "Told", "watch_nested"]
@@ -181,11 +181,8 @@ def _within(told: Told | None) -> Iterator[None]:
         _inside.reset(token)
 
 
-class _Runner(sdk.AgentRunner):
-    """The SDK's runner, which asks first whether somebody watches."""
-
-    def __init__(self, runner: sdk.AgentRunner) -> None:
-        self._runner = runner
+class _Runner(Before):
+    """Asks first whether somebody watches."""
 
     async def run(self, starting_agent: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - the SDK's word
         told, context = _inside.get(), options.get("context")
@@ -193,22 +190,18 @@ class _Runner(sdk.AgentRunner):
         nested = told.nested(context.tool_call_id) if told is not None and isinstance(context, ToolContext) else None
         if nested is None:
             with _within(None):
-                return await self._runner.run(starting_agent, input, **options)
+                return await super().run(starting_agent, input, **options)
         return await nested.run(self.run_streamed, starting_agent, input, options)
-
-    def run_sync(self, starting_agent: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - the SDK's word
-        return self._runner.run_sync(starting_agent, input, **options)
 
     def run_streamed(self, starting_agent: Any, input: Any, **options: Any) -> Any:  # noqa: A002 - the SDK's word
         hooks = options.get("hooks")
         with _within(hooks if isinstance(hooks, Told) else None):
-            return self._runner.run_streamed(starting_agent, input, **options)
+            return super().run_streamed(starting_agent, input, **options)
 
 
 def watch_nested() -> None:
     """From now on, runs whose hooks are a `Told` hear of the agents inside them."""
-    if not isinstance(sdk.get_default_agent_runner(), _Runner):
-        sdk.set_default_agent_runner(_Runner(sdk.get_default_agent_runner()))
+    stand_before(_Runner)
 
 
 def _generator(iterator: AsyncIterator[Any]) -> Any:

@@ -35,12 +35,16 @@ async def forget_turn(session: Session | None, kept: Kept) -> None:
     if session is None or kept.response is None:
         return
     output = msgspec.json.decode(kept.response)["output"]
-    calls = {item["call_id"] for item in output if item.get("call_id")}
-    last: list[Any] = list(await session.get_items(limit=_MOST))
-    first = next((at for at, item in enumerate(last) if item.get("call_id") in calls), None)
-    if first is not None:
-        said = [item["type"] for item in output].index(next(i["type"] for i in output if i.get("call_id") in calls))
-        await _pop(session, len(last) - max(0, first - said))
+    calls = [item for item in output if item.get("call_id")]
+    last: list[Any] = list(await session.get_items(limit=_MOST)) if calls else []
+    for at in reversed(range(len(last))):
+        item = last[at]
+        if (item.get("type"), item.get("call_id")) == (calls[0]["type"], calls[0]["call_id"]):
+            await _pop(session, len(last) - max(0, at - output.index(calls[0])))
+            return
+        # What was said before stays, though some providers give their calls the same ids in each turn.
+        if item.get("role") == "user" or item.get("call_id") not in (None, *(call["call_id"] for call in calls)):
+            return
 
 
 async def _pop(session: Session, count: int) -> None:
