@@ -53,6 +53,23 @@ def said(asked: Any) -> list[str]:
     return [f"{message['role']}: {message.get('content') or 'calls'}" for message in asked["messages"]]
 
 
+async def test_one_principals_thread_is_no_others(tmp_path: Path) -> None:
+    """G10: neither what was said, nor whose turn it is, whatever a thread is called."""
+    asked: list[Any] = []
+    never = asyncio.Event()
+    source = bot(tmp_path, ["Ada"], [never], ["No idea"], ["no"], asked=asked)
+    async with Streams(url(tmp_path)) as streams, Runs(streams, source) as runs:
+        await (await runs.start("bot", "I am Ada", thread_id="t", principal="ann")).wait()
+        going_on = await runs.start("bot", "and", thread_id="t", principal="ann")
+        while len(asked) < 2:
+            await asyncio.sleep(0)
+        for principal in ("bob", ""):
+            await (await runs.start("bot", "who am I?", thread_id="t", principal=principal)).wait()
+            assert said(asked[-1]) == ["user: who am I?"]
+        await going_on.cancel()
+        await going_on.wait()
+
+
 async def test_a_later_run_knows_what_was_said(tmp_path: Path) -> None:
     asked: list[Any] = []
     async with Streams(url(tmp_path)) as streams, Runs(streams, bot(tmp_path, ["Ada"], ["Ada!"], asked=asked)) as runs:

@@ -416,7 +416,7 @@ async def test_a_run_that_is_stopped_before_its_first_step_is_ended_too(streams:
     await writer.open(encode(started))
     source, supervisor, parts = Bare(forever), Supervisor(), OpenParts()
     parts.feed(started)
-    run = Supervised(Place("x", "thread", writer, None), parts, lambda: 0)
+    run = Supervised(Place("x", "thread", "thread", writer, None), parts, lambda: 0)
     supervisor.start(run, source.run("hi", run))
     assert supervisor.stop("x")
     assert not source.begun

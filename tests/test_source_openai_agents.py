@@ -46,7 +46,7 @@ class Recording:
     """A sink that does what a run supervisor does, and keeps the events as readers see them."""
 
     run_id = "run"
-    thread_id = "thread"
+    thread_id = conversation = "thread"
     keeps = True
 
     def __init__(self, *, when: Callable[[Event], None] = lambda event: None) -> None:

@@ -1,7 +1,7 @@
 """Runs of one conversation, one at a time: a second one is refused, or waits for its turn.
 
 For agents that remember: two runs that read and write one session at a time would mix up what was said (the SDK has no
-lock). Each run of a conversation is an entry in `headwater/threads/{hash of the thread}`, in their order, and has its
+lock). Each run of a conversation is an entry in `headwater/threads/{hash of the conversation}`, in their order, and has its
 turn when all before it have ended. Nothing is ever released: that a run has ended is what its own stream says, however
 it ended and whoever ended it.
 
@@ -41,9 +41,9 @@ class Conversations:
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
 
-    async def enter(self, thread_id: str, run_id: str, *, wait: bool) -> None:
+    async def enter(self, conversation: str, run_id: str, *, wait: bool) -> None:
         """Give the run its place. Raises Conflict where another one is there, or, with `wait`, too many are."""
-        name = _name(thread_id)
+        name = _name(conversation)
         for _ in range(MOST_TRIES):
             await self._streams.carry_out(name, Create(_CONFIG))
             page = await self._entries(name)
@@ -62,10 +62,10 @@ class Conversations:
             return
         raise StoreUnavailable("too many start runs of this conversation at a time; try again")
 
-    async def turn(self, thread_id: str, run_id: str) -> None:
+    async def turn(self, conversation: str, run_id: str) -> None:
         """Returns when all runs of the conversation before this one have ended."""
         try:
-            page = await self._entries(_name(thread_id))
+            page = await self._entries(_name(conversation))
         except StreamNotFound:
             return
         for message in page.messages:
@@ -92,8 +92,8 @@ class Conversations:
             await asyncio.sleep(1)  # about to begin
 
 
-def _name(thread_id: str) -> str:
-    return f"headwater/threads/{hashlib.sha256(thread_id.encode()).hexdigest()}"
+def _name(conversation: str) -> str:
+    return f"headwater/threads/{hashlib.sha256(conversation.encode()).hexdigest()}"
 
 
 def _run_of(entry: Message) -> str:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -37,6 +38,9 @@ TITLE_CHARACTERS: Final = 80
 LOOKED_AT: Final = 200
 MOST_LOOKED_AT: Final = 5000
 """Heads in one step of a search, and in one search: some 20 ms."""
+
+CONVERSATION: Final = "conversation"
+"""The label of a thread that is a principal's: by what agents that remember know it (`conversation_of`)."""
 
 OWN_THREAD: Final = "th_"
 """What the id of a thread begins with that was made for a single run; then comes the run's."""
@@ -82,6 +86,11 @@ class Wanted(msgspec.Struct, frozen=True):
 def new_id(now: int) -> str:
     """A run's id: unguessable, and sortable by the time of its making."""
     return f"{now:012x}{secrets.token_urlsafe(16)}"
+
+
+def conversation_of(principal: str, thread_id: str) -> str:
+    """The id of a thread among all principals' (G10): where there are none, its own."""
+    return f"{quote(principal, safe='')}/{thread_id}" if principal else thread_id
 
 
 def stream_of(run_id: str) -> str:

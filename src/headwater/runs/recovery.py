@@ -37,7 +37,7 @@ from headwater.runs.asking import was_asked
 from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
 from headwater.runs.history import BEGUN, History
-from headwater.runs.record import PREFIX, RESUMES, UNREAD, stream_of
+from headwater.runs.record import CONVERSATION, PREFIX, RESUMES, UNREAD, stream_of
 from headwater.runs.supervisor import Place, Supervised, Supervisor
 from headwater.runs.unread import left_alone
 from headwater.sources import Answer, Busy, Remembering, Request, Resumable, Resumption, Source
@@ -96,7 +96,8 @@ class Recovery:
         request: Request,
     ) -> Place:
         alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
-        return Place(run_id, thread_id, writer, keeper, alone, request)
+        conversation = labels.get(CONVERSATION, thread_id)
+        return Place(run_id, thread_id, conversation, writer, keeper, alone, request)
 
     @staticmethod
     def busy(source: Source) -> Busy | None:
@@ -111,7 +112,7 @@ class Recovery:
 
     async def _after_others(self, run: Supervised, made: Coroutine[Any, Any, object]) -> object:
         try:
-            await self.conversations.turn(run.thread_id, run.run_id)
+            await self.conversations.turn(run.conversation, run.run_id)
         except BaseException:
             made.close()
             raise

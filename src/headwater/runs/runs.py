@@ -45,12 +45,14 @@ from headwater.runs import asking, keys
 from headwater.runs.asking import When
 from headwater.runs.checkpoints import Keeper, drop, keep_request
 from headwater.runs.record import (
+    CONVERSATION,
     INPUT,
     KIND,
     OWN_THREAD,
     RESUMES,
     UNREAD,
     Record,
+    conversation_of,
     Status,
     Wanted,
     list_records,
@@ -312,6 +314,8 @@ class Runs:
         started = [stamped(run_started(thread_id, run_id), now), CustomEvent(name=INPUT, value=asked.input)]
         started += [asked.note] if asked.note is not None else []
         labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(asked.input), **more}
+        if (conversation := conversation_of(asked.principal, thread_id)) != thread_id:
+            labels[CONVERSATION] = conversation
         if resumable := isinstance(source, Resumable) and self.agents.get(name) is source:
             labels[RESUMES] = "yes"
         writer = self._recovery.writer(run_id, labels)
@@ -325,7 +329,7 @@ class Runs:
             await keep_request(self.streams, run_id, asked.request)
         if (busy := self._recovery.busy(source)) is not None:  # last: a place is held also by a run that does not begin
             try:
-                await self._recovery.conversations.enter(thread_id, run_id, wait=busy == "queue")
+                await self._recovery.conversations.enter(conversation, run_id, wait=busy == "queue")
             except Conflict:
                 await drop(self.streams, run_id)
                 raise

@@ -59,6 +59,7 @@ class Place:
 
     run_id: str
     thread_id: str
+    conversation: str
     writer: Writer
     keeper: Keeper | None
     """None: no checkpoints are kept, and nobody can go on with it."""
@@ -74,6 +75,7 @@ class Supervised:
     def __init__(self, place: Place, parts: OpenParts, clock: Callable[[], int]) -> None:
         """`parts`: fed with what the stream holds already."""
         self.run_id, self.thread_id, self.keeper = place.run_id, place.thread_id, place.keeper
+        self.conversation = place.conversation
         self._writer, self._clock, self._parts = place.writer, clock, parts
         self._chunks = Chunks(self._new_id)
         self._made = 0

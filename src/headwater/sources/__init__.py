@@ -45,6 +45,8 @@ class Sink(Protocol):
 
     run_id: str
     thread_id: str
+    conversation: str
+    """The thread's id among those of all who start runs: by this one an agent may remember what was said (G10)."""
 
     @property
     def keeps(self) -> bool:

@@ -68,8 +68,8 @@ class LangGraphAgent:
     """A compiled graph as a source.
 
     - `name`: what it is registered under; by default the slug of the graph's name.
-    - `config`: for every run (`recursion_limit`, `tags`, …). The run's thread is the graph's `thread_id`: with a
-      checkpointer, whoever may name a thread goes on with what it holds.
+    - `config`: for every run (`recursion_limit`, `tags`, …). The graph's `thread_id` is the run's conversation:
+      its thread, or, where runs are started by principals, `principal/thread`.
     - `context_factory` makes the graph's runtime context for each run.
     - `state_keys`: of the state, what readers get as STATE_SNAPSHOT whenever it has changed.
     - `total_timeout`: seconds for the whole run; then RunFailed("run_timeout").
@@ -123,7 +123,7 @@ class LangGraphAgent:
 
     def _stream(self, given: Any, sink: Sink) -> Any:
         chosen = self._config.get("configurable", {})
-        config = {**self._config, "configurable": {"thread_id": sink.thread_id, **chosen}}
+        config = {**self._config, "configurable": {"thread_id": sink.conversation, **chosen}}
         context = {"context": self._context_factory()} if self._context_factory is not None else {}
         graph: Any = self.graph  # its overloads do not know a list of modes with a version
         return graph.astream(_asked(given), config, stream_mode=_MODES, subgraphs=True, version="v2", **context)

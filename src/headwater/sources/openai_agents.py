@@ -93,11 +93,11 @@ class OpenAIAgent:
         self.busy: Busy | None = None
 
     def remembering(self, session_of: Callable[[str], Session], *, busy: Busy = "refuse") -> Self:
-        """Keep each conversation in a session of the SDK, which `session_of` makes, or has, for a thread's id.
+        """Keep each conversation in a session of the SDK, which `session_of` makes, or has, for its id.
 
-        It is called in a worker thread, once for each run in each process, and what it gives is not closed here.
-        Whoever may start runs and names a thread goes on with what its session holds, whosever it was: where several
-        people have keys, have threads that cannot be guessed.
+        That is the thread's; where runs are started by principals, `principal/thread`, so that nobody goes on with what
+        another one said. It is called in a worker thread, once for each run in each process, and what it gives is not
+        closed here.
         `busy`: what becomes of a run whose conversation has another one that has not ended. It is refused (Conflict),
         or begins when its turn has come.
         """
@@ -137,7 +137,7 @@ class OpenAIAgent:
 
     async def _session(self, sink: Sink) -> Session | None:
         # In a thread, since the SDK's own sessions open their files when they are made.
-        return None if self._session_of is None else await asyncio.to_thread(self._session_of, sink.thread_id)
+        return None if self._session_of is None else await asyncio.to_thread(self._session_of, sink.conversation)
 
     async def _drive(
         self,
