@@ -1,9 +1,9 @@
 """Runs of one conversation, one at a time: a second one is refused, or waits for its turn.
 
 For agents that remember: two runs that read and write one session at a time would mix up what was said (the SDK has no
-lock). Each run of a conversation is an entry in `headwater/threads/{hash of the conversation}`, in their order, and has its
-turn when all before it have ended. Nothing is ever released: that a run has ended is what its own stream says, however
-it ended and whoever ended it.
+lock). Each run of a conversation is an entry in `headwater/threads/{hash of the conversation}`, in their order, and has
+its turn when all before it have ended. Nothing is ever released: that a run has ended is what its own stream says,
+however it ended and whoever ended it.
 
 Knows streams, and the names of runs' streams.
 """
