@@ -365,9 +365,14 @@ async def test_cancelling() -> None:
 
 
 async def test_an_agent_that_remembers_is_told_only_what_is_new() -> None:
-    model = scripted(["one"], ["two"])
-    bot = Agent(name="Bot", model=model)
-    source = OpenAIAgent(bot).remembering(lambda thread: SQLiteSession(thread), busy="refuse")
+    model = scripted(["one"], ["two"], ["three"])
+    sessions: list[SQLiteSession] = []
+
+    def session_of(thread: str) -> SQLiteSession:
+        sessions.append(SQLiteSession(thread))
+        return sessions[-1]
+
+    source = OpenAIAgent(Agent(name="Bot", model=model)).remembering(session_of, busy="refuse")
     async with serving(agent=source) as site:
         first = (await site.stream("a")).headers["x-run-id"]
         second = await site.stream("b")
@@ -376,6 +381,8 @@ async def test_an_agent_that_remembers_is_told_only_what_is_new() -> None:
         fork = await site.post("/threads/t1/runs/stream", asked("c", checkpoint_id=first))
         assert (fork.status, "remembers" in fork.text) == (400, True)
         await site.stream("c", checkpoint_id=second.headers["x-run-id"])
+    for session in sessions:
+        session.close()
 
 
 @pytest.mark.parametrize("messages", [
