@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -59,6 +58,7 @@ from headwater.runs.record import (
     title_of,
 )
 from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
+from headwater.runs.retractions import Retractions
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
 from headwater.runs.threads import Entry, Threads
 from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
@@ -131,8 +131,12 @@ class Run:
         `request` is accepted so that the call reads like other responses; all that counts is read when it is sent.
         """
         own = {"x-run-id": self.id, **(headers or {})}
-        choose = partial(choose_format, late=not self.started)
-        return Following(self._runs.delivery, self.stream, choose, status_code=status_code, headers=own)
+        return Following(self._runs.delivery, self.stream, self._format, status_code=status_code, headers=own)
+
+    async def _format(self, head: Head, headers: Headers, query: QueryParams) -> Format:
+        chosen = choose_format(head, headers, query, late=not self.started)
+        late_text = isinstance(chosen, RunText) and not self.started
+        return RunText(await self._runs.retractions.of(self.id)) if late_text else chosen
 
 
 class Runs:
@@ -160,6 +164,7 @@ class Runs:
         self._given: dict[str, Any] = {}
         """The same, as they were given."""
         self.threads = Threads(streams)
+        self.retractions = Retractions(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
