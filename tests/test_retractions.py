@@ -1,4 +1,4 @@
-"""What was taken back stays so: for who comes late by a protocol without a word for it, and in the model's next turn."""
+"""What was taken back stays so: for who comes late by a protocol without a word for it, and in what a model is sent."""
 
 import asyncio
 import json
