@@ -2,8 +2,9 @@
 
     headwater serve tests.agents_to_read:bot
 
-`words` speaks in its own time, `slowly` in a second or more, `tool` calls one first, `error` breaks off, `hold` begins and never goes on, `history`
-says what the model was sent, `approval` calls a tool that has to be approved, and a second one that has not.
+`words` speaks in its own time, `slowly` in a second or two, `tool` calls one first, `error` breaks off, `hold` begins
+and never goes on, `history` says what the model was sent, `approval` calls a tool that has to be approved, and a second
+one that has not.
 """
 
 import asyncio
