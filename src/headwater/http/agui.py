@@ -13,8 +13,8 @@ Each event's id is an offset (at the end of an answer that waits for people with
 (`headwater.formats.rollup`).
 
 Of a RunAgentInput the messages are the run's input, but for texts that were taken back: a client may still have those.
-Its `state`, `context` and `forwardedProps` reach the agent's code, which asks `headwater.sources.request()` for them; no
-model is shown them by itself, and readers of the run are not, either. `tools`, which would be the client's to carry
+Its `state`, `context` and `forwardedProps` reach the agent's code, which asks `headwater.sources.request()` for them;
+no model is shown them by itself, and readers of the run are not, either. `tools`, which would be the client's to carry
 out, are refused: agents call tools of the server.
 
 Knows Runs, threads and the projections.
