@@ -2,8 +2,9 @@
 
     headwater serve tests.agents_to_read:bot
 
-`words` speaks in its own time, `tool` calls one first, `error` breaks off, `hold` begins and never goes on, `history`
-says what the model was sent, `approval` calls a tool that has to be approved, and a second one that has not.
+`words` speaks in its own time, `slowly` in a second or two, `tool` calls one first, `error` breaks off, `hold` begins
+and never goes on, `history` says what the model was sent, `approval` calls a tool that has to be approved, and a second
+one that has not.
 """
 
 import asyncio
@@ -24,8 +25,9 @@ WORDS = [f"word {number} 漢\u2028字\n" for number in range(20)]
 
 
 def script(asked: str, messages: list[dict[str, Any]]) -> Answer:
-    if asked == "words":
-        return [part for number, word in enumerate(WORDS) for part in (pause(0.01 * number), word)]
+    if asked in ("words", "slowly"):
+        seconds = 0.01 if asked == "words" else 0.1
+        return [part for number, word in enumerate(WORDS) for part in (pause(seconds * number), word)]
     if asked == "tool" and messages[-1]["role"] != "tool":
         return calls("search", {"q": "x"}, call_id=f"call_{len(messages)}")
     if asked == "tool":

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 400
 SKIPPED_WITHOUT_CASES = 1
 
 USED = """
-import { follow, HeadwaterError, resumableFetch, type ResumableFetchOptions } from "headwater"
+import { follow, HeadwaterError, resumableFetch, type ResumableFetchOptions, unretracted } from "headwater"
 const options: ResumableFetchOptions = { maxAttempts: 3, onReconnect: ({ attempt }) => attempt.toFixed() }
 const fetching: typeof fetch = resumableFetch(options)
 for await (const { id, event, data } of follow<{ type: string }>("/x", { json: true, fetch: fetching })) {
@@ -34,6 +34,8 @@ for await (const { id, event, data } of follow<{ type: string }>("/x", { json: t
   // @ts-expect-error -- so there are types, and not any
   const wrong: number = said
 }
+const message = unretracted({ role: "user", parts: [{ type: "text" }] })
+export const shown: { role: string; parts: { type: string }[] } = message
 export const code: string = new HeadwaterError("m", 410, "offset_gone").code
 """
 
@@ -108,7 +110,7 @@ def test_what_is_packed_can_be_installed_imported_and_type_checked(npm: str, tmp
     assert {path.name for path in installed.iterdir()} == {"LICENSE", "README.md", "dist", "package.json"}
     assert [path.name for path in (tmp_path / "node_modules").iterdir() if path.name[0] != "."] == ["headwater"]
     shown = 'console.log(Object.keys(await import("headwater")).sort().join())'
-    assert ran(tmp_path, "node", "-e", shown) == "HeadwaterError,follow,resumableFetch\n"
+    assert ran(tmp_path, "node", "-e", shown) == "HeadwaterError,follow,resumableFetch,unretracted\n"
     (tmp_path / "used.ts").write_text(USED)
     compiler = JS / "node_modules" / "typescript" / "bin" / "tsc"
     strictly = ("--noEmit", "--strict", "--target", "es2022", "--module", "nodenext", "used.ts")

@@ -216,6 +216,7 @@ def test_the_text_of_a_run_is_its_answer_and_nothing_else():
     data = [json.dumps(event, separators=(",", ":")).encode() for event in events]
     assert RunText().render(page_of(*data)) == 'Hél"lo\n'.encode()
     assert RunText().render(page_of(data[0])) == b""
+    assert RunText({"m"}).render(page_of(*data)) == b""
 
 
 @pytest.mark.parametrize("form", [Lines(JSON), Raw(JSON), RunText()])
@@ -235,6 +236,7 @@ def test_keys_tell_apart_what_renders_differently():
         *(Lines(kind) for kind in (JSON, TEXT, BINARY)),
         *(Raw(kind) for kind in (JSON, TEXT)),
         RunText(),
+        RunText({"m"}),
     ]
     assert len({form.key for form in forms}) == len(forms)
     assert ServerSentEvents("application/json; charset=utf-8").key == ServerSentEvents(JSON).key

@@ -62,6 +62,10 @@ def custom(name: str, value: object) -> dict[str, Any]:
     return {"type": "CUSTOM", "name": name, "value": value}
 
 
+def of_message(id_: str) -> dict[str, Any]:
+    return {"headwater": {"messageId": f"{RUN}.{id_}"}}
+
+
 def kinds(made: list[Any]) -> list[str | None]:
     return [chunk and chunk["type"] for chunk in made]
 
@@ -73,7 +77,7 @@ def test_a_text() -> None:
     usage = [{"model": "a", "inputTokens": 1, "outputTokens": 2}, {"model": "b", "outputTokens": 3}]
     assert chunks(6, *text("1", "Hel", "lo"), FINISHED | {"usage": usage}) == [
         {"type": "start-step"},
-        {"type": "text-start", "id": "1"},
+        {"type": "text-start", "id": "1", "providerMetadata": of_message("1")},
         {"type": "text-delta", "id": "1", "delta": "Hel"},
         {"type": "text-delta", "id": "1", "delta": "lo"},
         {"type": "text-end", "id": "1"},
@@ -137,7 +141,7 @@ def test_reasoning() -> None:
         {"type": "REASONING_END", "messageId": f"{RUN}.1"},
     ]
     assert chunks(6, *thought, FINISHED)[1:4] == [
-        {"type": "reasoning-start", "id": "2"},
+        {"type": "reasoning-start", "id": "2", "providerMetadata": of_message("2")},
         {"type": "reasoning-delta", "id": "2", "delta": "hm"},
         {"type": "reasoning-end", "id": "2"},
     ]
@@ -240,6 +244,19 @@ def test_version_7_takes_back_the_step_that_was_retracted() -> None:
     assert data in chunks(6, *events)
     earlier = [*text("2", "bad"), *call("a", result="1"), *text("3", "good"), retracted, FINISHED]
     assert "reset-step" not in kinds(chunks(7, *earlier))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_retraction_names_the_part_that_it_is_about(version: int) -> None:
+    thought = [
+        {"type": "REASONING_MESSAGE_START", "messageId": f"{RUN}.1"},
+        {"type": "REASONING_MESSAGE_END", "messageId": f"{RUN}.1"},
+    ]
+    made = chunks(version, *thought, *text("2", "bad"), custom(RETRACTED, {"messageId": f"{RUN}.2"}), FINISHED)
+    started = [chunk for chunk in made if chunk and chunk["type"] in ("reasoning-start", "text-start")]
+    assert [chunk["providerMetadata"] for chunk in started] == [of_message("1"), of_message("2")]
+    (data,) = [chunk["data"] for chunk in made if chunk and chunk["type"] == "data-message-retracted"]
+    assert data == started[1]["providerMetadata"]["headwater"]
 
 
 # --- what holds for every run ----------------------------------------------------------------------------------------

@@ -77,6 +77,21 @@ def test_parts_of_an_answer(part: dict[str, Any], items: list[Any]) -> None:
     assert from_ui([ui("assistant", part), ASKED]) == expected
 
 
+def test_texts_that_the_message_says_were_taken_back_are_left_out() -> None:
+    def of(id_: object, said: str) -> dict[str, Any]:
+        return text(said) | {"providerMetadata": {"headwater": {"messageId": id_}, "openai": {"itemId": "i"}}}
+
+    gone = {"type": "data-message-retracted", "data": {"messageId": "r.1", "reason": "interrupted"}}
+    odd = [gone | {"data": data} for data in (None, "r.2", {"messageId": ["r.2"]})]
+    said = [of("r.1", "half"), *odd, gone, of("r.2", "whole"), text("old"), text("odd") | {"providerMetadata": 5}]
+    elsewhere = ui("assistant", of("r.1", "of another message"))
+    assert from_ui([ui("assistant", *said), elsewhere, ASKED]) == [
+        *({"role": "assistant", "content": kept} for kept in ("whole", "old", "odd", "of another message")),
+        AND_NOW,
+    ]
+    assert from_ui([ui("assistant", of("r.1", "half"), gone), ASKED]) == "and now?"
+
+
 def test_files_of_the_ai_sdk() -> None:
     picture = {"type": "file", "mediaType": "image/png", "url": PICTURE}
     paper = {"type": "file", "mediaType": "application/pdf", "url": "https://x.test/a.pdf", "filename": "a.pdf"}

@@ -32,7 +32,7 @@ class Following(Response):
         self,
         delivery: Delivery,
         name: str,
-        choose: Callable[[Head, Headers, QueryParams], Format],
+        choose: Callable[[Head, Headers, QueryParams], Format | Awaitable[Format]],
         *,
         headers: Mapping[str, str] | None = None,
         status_code: int = 200,
@@ -67,7 +67,8 @@ class Following(Response):
         last_id = headers.get("last-event-id")
         resumed = self._offset_of(last_id) if last_id else query.get("offset", self._start)
         head = await streams.head(self._name)
-        format_ = self._choose(head, headers, query)
+        chosen = self._choose(head, headers, query)
+        format_ = chosen if isinstance(chosen, Format) else await chosen
         if scope["method"] == "HEAD":
             return bodiless(self.status_code, [("content-type", format_.content_type), *STREAMING_HEADERS, *own])
         cursor = await streams.cursor(self._name, resumed)

@@ -39,7 +39,7 @@ class Chat extends AbstractChat {
 
 // Parts without what differs between runs.
 const plain = (message) =>
-  message.parts.map(({ toolCallId, ...part }) => JSON.parse(JSON.stringify(part)))
+  message.parts.map(({ toolCallId, ...part }) => JSON.parse(JSON.stringify(part, (key, value) => (key === "messageId" ? 0 : value))))
 
 async function answered(text, options = {}) {
   const chat = new Chat(options)

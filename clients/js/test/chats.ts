@@ -35,13 +35,19 @@ const plain = (thing: unknown) =>
     ),
   )
 
-function useChat({ AbstractChat, DefaultChatTransport }: any, door: string): Chat {
+/** A chat of this version of the SDK, and the data parts that it gets. */
+export function headless({ AbstractChat, DefaultChatTransport }: any, api: string, fetching: typeof fetch) {
+  const Headless: any = class extends AbstractChat {}
+  const transport = new DefaultChatTransport({ api, fetch: fetching })
+  const data: unknown[] = []
+  const chat: any = new Headless({ id: crypto.randomUUID(), transport, state: state(), onData: (part: unknown) => data.push(part) })
+  return { chat, data }
+}
+
+function useChat(ai: any, door: string): Chat {
   return {
     async ask(server, fetching, text) {
-      const Headless: any = class extends AbstractChat {}
-      const transport = new DefaultChatTransport({ api: `${server}/agents/bot/${door}?rollup=0`, fetch: fetching })
-      const [kept, data] = [state(), [] as unknown[]]
-      const chat: any = new Headless({ id: crypto.randomUUID(), transport, state: kept, onData: (part: unknown) => data.push(part) })
+      const { chat, data } = headless(ai, `${server}/agents/bot/${door}?rollup=0`, fetching)
       await chat.sendMessage({ text })
       return plain({ status: chat.status, error: String(chat.error), messages: chat.messages, parts: data })
     },

@@ -3,8 +3,9 @@
 A run is one assistant message whose id is the run's; its metadata are {runId, threadId, status, usage?, code?}, where
 `status` comes with the end (completed, cancelled, failed) and `code` says why a run failed. Tool calls are parts of
 type `tool-<name>`. What the SDK has no word for becomes a `data-*` part: a CUSTOM event by its name (`tool.progress` is
-`data-tool-progress`), the run's state, its activities, its subagents. Left out: how the run was asked for,
-MESSAGES_SNAPSHOT, RAW and encrypted reasoning.
+`data-tool-progress`), the run's state, its activities, its subagents. A text or a thought keeps the id of its message
+as providerMetadata {headwater: {messageId}}, by which `data-message-retracted` names it. Left out: how the run was
+asked for, MESSAGES_SNAPSHOT, RAW and encrypted reasoning.
 
 A tool that needs an approval is asked for by `tool-approval-request`, and where nothing goes on until somebody has
 answered, the answer ends (finishReason `tool-calls`, status `waiting`), since `useChat` answers by its next request.
@@ -192,7 +193,7 @@ class UiMessageChunks(Projection):
         id_ = self._short(event["messageId"])
         self._texts.add(id_)
         self._begun.add(id_)
-        yield {"type": "text-start", "id": id_}
+        yield {"type": "text-start", "id": id_, "providerMetadata": _named(event)}
 
     def _text_delta(self, event: Event) -> Iterator[Chunk]:
         if (id_ := self._short(event["messageId"])) in self._texts:
@@ -207,7 +208,7 @@ class UiMessageChunks(Projection):
         yield from self._in_step()
         id_ = self._short(event["messageId"])
         self._thoughts.add(id_)
-        yield {"type": "reasoning-start", "id": id_}
+        yield {"type": "reasoning-start", "id": id_, "providerMetadata": _named(event)}
 
     def _thought_delta(self, event: Event) -> Iterator[Chunk]:
         if (id_ := self._short(event["messageId"])) in self._thoughts:
@@ -318,6 +319,11 @@ def started(run_id: str, thread_id: str) -> bytes:
 def _start(run_id: str, thread_id: str) -> Chunk:
     metadata = {"runId": run_id, "threadId": thread_id}
     return {"type": "start", "messageId": run_id, "messageMetadata": metadata}
+
+
+def _named(event: Event) -> Chunk:
+    """What a part keeps of the message that it is, so that `data-message-retracted` names it."""
+    return {"headwater": {"messageId": event["messageId"]}}
 
 
 def _data(name: str, data: object, *, id_: str | None = None, transient: bool = False) -> Chunk:

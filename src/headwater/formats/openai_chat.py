@@ -5,13 +5,13 @@ API has only `tool_calls`, which ask the client to run them; where the request w
 (`"tools_as": "tool_calls"`), they are told so, and the `finish_reason` is still `stop`. What has no place in a chunk
 (results of tools, steps) is left out, too. A run that failed or was cancelled ends with an error, on which the
 official clients raise, and without `[DONE]`: never as if it had finished. One that a guardrail stopped ends with
-`content_filter`. Text that was taken back is not in the object; chunks that were given out stay, for they have no word
-for it.
+`content_filter`. Words that were taken back are not in the object. Chunks cannot take any back: who comes late is not
+told what was taken back before, and what is taken back later, stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -36,6 +36,9 @@ AS_TOOL_CALLS: Final = "tool_calls"
 _OPENING: Final = 3
 """RUN_STARTED, the input, and then whatever is third: the first chunk comes with it."""
 
+_UNTOLD: Final[Chunk] = {}
+"""Stands for a chunk that has its number, and is told no more."""
+
 _FILTERED: Final = frozenset({"input_guardrail", "output_guardrail"})
 
 
@@ -55,8 +58,10 @@ class ChatFold:
         self._open: dict[str, bool] = {}  # messages: whether the text of each is a refusal
         self._said = self._apart = False
         self._calls: dict[str, int] = {}
-        self._texts: dict[str, list[str]] = {}  # by message; what was taken back is not among them
+        self._texts: dict[str, list[str]] = {}  # by message, as are refusals
         self._refusals: dict[str, list[str]] = {}
+        self._untold: Set[str] = frozenset()
+        self._told = 0
         self._tool_calls: list[dict[str, Any]] = []
         self._arguments: list[list[str]] = []
         self._usage: dict[str, Any] | None = None
@@ -76,6 +81,10 @@ class ChatFold:
     @property
     def ended(self) -> bool:
         return self.finish_reason is not None or self.error is not None
+
+    def leave_out(self, retracted: Set[str], told: int) -> None:
+        """Words of these messages are for a reader who has the first `told` chunks already, and is told no more."""
+        self._untold, self._told = retracted, told
 
     def feed(self, event: Mapping[str, Any]) -> list[Chunk]:
         """The chunks that the run's next event becomes; a failure is the dict {"error": …}."""
@@ -100,11 +109,10 @@ class ChatFold:
 
     def completion(self) -> dict[str, Any]:
         """The whole answer, of a run that has ended and not failed."""
-        refusal = "".join(map("".join, self._refusals.values()))
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": BETWEEN.join(map("".join, self._texts.values())) if self._texts or not refusal else None,
-            "refusal": refusal or None,
+            "content": _all_of(self._texts, BETWEEN) if self._texts or not self._refusals else None,
+            "refusal": _all_of(self._refusals, "") or None,
             "annotations": [],
         }
         for call, arguments in zip(self._tool_calls, self._arguments, strict=True):
@@ -137,28 +145,27 @@ class ChatFold:
         return ()
 
     def _content(self, event: Mapping[str, Any]) -> Iterable[Chunk]:
-        refused = self._open.get(event["messageId"])
+        id_, delta = event["messageId"], event["delta"]
+        refused = self._open.get(id_)
         if refused is None:
             return
-        delta = event["delta"]
-        said = self._refusals if refused else self._texts
-        said.setdefault(event["messageId"], []).append(delta)
-        if refused:
+        (self._refusals if refused else self._texts).setdefault(id_, []).append(delta)
+        if id_ in self._untold and self.count >= self._told:
+            yield _UNTOLD
+        elif refused:
             yield self._chunk({"refusal": delta})
-            return
-        if self._apart:
-            delta = BETWEEN + delta
-        self._said, self._apart = True, False
-        yield self._chunk({"content": delta})
+        else:
+            between = BETWEEN if self._apart else ""
+            self._said, self._apart = True, False
+            yield self._chunk({"content": between + delta})
 
     def _custom(self, event: Mapping[str, Any]) -> Iterable[Chunk]:
         value = event.get("value")
-        id_ = str(value.get("messageId")) if isinstance(value, dict) else ""
-        if event["name"] == REFUSED and id_ in self._open:
-            self._open[id_] = True
-        elif event["name"] == RETRACTED:
+        if event["name"] == REFUSED and isinstance(value, dict) and value.get("messageId") in self._open:
+            self._open[value["messageId"]] = True
+        elif event["name"] == RETRACTED and isinstance(value, dict):
             for said in (self._texts, self._refusals):
-                said.pop(id_, None)
+                said.pop(str(value.get("messageId")), None)
         return ()
 
     def _call(self, event: Mapping[str, Any]) -> Iterable[Chunk]:
@@ -211,6 +218,10 @@ class ChatFold:
             yield self._framed([], usage=self._usage)
 
 
+def _all_of(said: Mapping[str, Sequence[str]], between: str) -> str:
+    return between.join("".join(deltas) for deltas in said.values())
+
+
 class ChatChunks(Format):
     """`stream=true`. Made for one reader, which must be given the run from its first event on.
 
@@ -223,9 +234,13 @@ class ChatChunks(Format):
     folds = True
     key = None
 
-    def __init__(self, fold: ChatFold, after: int = -1, *, rolled_up: bool = False) -> None:
-        """`after`: the number of the last chunk that the reader has; `rolled_up`: what is past comes so."""
+    def __init__(
+        self, fold: ChatFold, after: int = -1, *, rolled_up: bool = False, retracted: Set[str] = frozenset()
+    ) -> None:
+        """`after`: the number of the last chunk that the reader has; `rolled_up`: what is past comes so; `retracted`:
+        ids of messages whose words are left out, and their numbers with them."""
         self._fold, self._after = fold, after
+        fold.leave_out(retracted, after + 1)
         self._rollup = RollUp(_piece, _joined, wanted=rolled_up)
 
     def render(self, page: Page) -> bytes:
@@ -242,7 +257,7 @@ class ChatChunks(Format):
     def _new(self, chunks: Sequence[Chunk]) -> list[_Numbered]:
         """Those that the fold has just given and the reader has not."""
         numbered = enumerate(chunks, start=self._fold.count - len(chunks))
-        return [one for one in numbered if one[0] > self._after]
+        return [one for one in numbered if one[0] > self._after and one[1] is not _UNTOLD]
 
 
 _Numbered: TypeAlias = tuple[int, Chunk]

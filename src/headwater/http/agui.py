@@ -12,16 +12,17 @@ Each event's id is an offset (at the end of an answer that waits for people with
 `Last-Event-ID`. `?format=ndjson` is for `fetchHttpStream`; `?rollup=0` is for every delta as it was made
 (`headwater.formats.rollup`).
 
-Of a RunAgentInput the messages are the run's input. Its `state`, `context` and `forwardedProps` reach the agent's code,
-which asks `headwater.sources.request()` for them; no model is shown them by itself, and readers of the run are not,
-either. `tools`, which would be the client's to carry out, are refused: agents call tools of the server.
+Of a RunAgentInput the messages are the run's input, but for texts that were taken back: a client may still have those.
+Its `state`, `context` and `forwardedProps` reach the agent's code, which asks `headwater.sources.request()` for them;
+no model is shown them by itself, and readers of the run are not, either. `tools`, which would be the client's to carry
+out, are refused: agents call tools of the server.
 
 Knows Runs, threads and the projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -81,7 +82,7 @@ class AguiResource:
             return await self._answered(exchange, agent, thread, run_id, answers)
         exchange.authorize("start", f"runs/{agent}")
         messages: Any = body.get("messages")
-        given = from_agui(messages)
+        given = from_agui(messages, await self._retracted(exchange, agent, thread, messages))
         key = _key(agent, run_id)
         ids = [message["id"] for message in messages if isinstance(message.get("id"), str)]
         sent = _request(body)
@@ -99,6 +100,14 @@ class AguiResource:
         except KeyReused:
             raise KeyReused("this runId was used for another request; give each run its own") from None
         return self._following(exchange, agent, run)
+
+    async def _retracted(self, exchange: Exchange, agent: str, thread: str, messages: Any) -> Set[str]:
+        """Ids of the agent's texts that are no part of the conversation, although its client may still send them."""
+        sent = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+        ids = [str(message.get("id")) for message in sent if message.get("role") == "assistant"]
+        runs = {run_id for id_ in ids if (run_id := id_.rpartition(".")[0])}  # where we made the id
+        readable = [run_id for run_id in runs if exchange.allows("read", stream_of(run_id))]
+        return await self._runs.retractions.of_thread(agent, thread, readable)
 
     async def _answered(self, exchange: Exchange, agent: str, thread: str, run_id: str, answers: Answers) -> Response:
         """What a run waits for, and what comes of it. `run_id`: by what the client knows the rest."""

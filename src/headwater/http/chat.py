@@ -149,17 +149,18 @@ class ChatResource:
         if behind is not None:
             place, first, at = Place(behind), started(run_id, chat), f"{at}&offset={behind}"
         headers = {"x-run-id": run_id, "location": at if rolled_up else f"{at}&rollup=0"}
-        if version is None:
-            format_: Format = RunText()
-        else:
+        if version is not None:
             headers["x-vercel-ai-ui-message-stream"] = "v1"
-            format_ = ProjectedEvents(UiMessageChunks(version), run_id, place, first=first)
-            if rolled_up and late:
-                format_ = RolledUp(format_, place.offset if place is not None else BEGINNING)
         resumed = str(place.offset) if place is not None else ""
-        return Following(
-            self._runs.delivery, stream_of(run_id), lambda *_: format_, headers=headers, offset_of=lambda _: resumed
-        )
+
+        async def choose(*_: object) -> Format:
+            if version is None:
+                return RunText(await self._runs.retractions.of(run_id) if late else frozenset())
+            format_ = ProjectedEvents(UiMessageChunks(version), run_id, place, first=first)
+            after = place.offset if place is not None else BEGINNING
+            return RolledUp(format_, after) if rolled_up and late else format_
+
+        return Following(self._runs.delivery, stream_of(run_id), choose, headers=headers, offset_of=lambda _: resumed)
 
     async def _stop(self, exchange: Exchange, agent: str, chat: str) -> Response:
         principal = exchange.principal.name

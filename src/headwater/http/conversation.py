@@ -2,13 +2,13 @@
 
 Knows the messages of the AI SDK (parts), of AG-UI (TanStack AI sends those, too) and of LangChain. The last message
 must be the user's; those before it are the history. A single text stays a text. Tool calls of the history go along with
-their outputs, those without one do not: a model refuses a call that was never answered. Left out as well: reasoning,
-data parts, sources and activities.
+their outputs, those without one do not: a model refuses a call that was never answered. Left out as well: texts that
+were taken back (`message.retracted`), reasoning, data parts, sources and activities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -16,6 +16,9 @@ import msgspec
 from headwater.errors import BadRequest
 
 __all__ = ["Input", "Item", "from_agui", "from_langchain", "from_ui"]
+
+_RETRACTED: Final = "data-message-retracted"
+"""What the AI SDK's client keeps of `message.retracted`."""
 
 DENIED: Final = "This call was not approved, and not carried out."
 
@@ -29,9 +32,9 @@ def from_ui(messages: object) -> Input:
     return _input(messages, lambda given: (item for message in given for item in _ui_items(message)))
 
 
-def from_agui(messages: object) -> Input:
-    """The `messages` of a RunAgentInput. Raises BadRequest."""
-    return _input(messages, _agui_items)
+def from_agui(messages: object, retracted: Set[str] = frozenset()) -> Input:
+    """The `messages` of a RunAgentInput; `retracted`: ids of those whose text was taken back. Raises BadRequest."""
+    return _input(messages, lambda given: _agui_items(given, retracted))
 
 
 def from_langchain(messages: Iterable[Message]) -> Input:
@@ -62,12 +65,24 @@ def _ui_items(message: Message) -> Iterator[Item]:
     if role != "assistant":
         yield from _said(role, list(_ui_content(message["parts"])))
         return
+    retracted = {_id_in(part.get("data")) for part in message["parts"] if part["type"] == _RETRACTED} - {None}
     for part in message["parts"]:
         kind: str = part["type"]
-        if kind == "text" and part["text"]:
+        if kind == "text" and part["text"] and _message_of(part) not in retracted:
             yield {"role": "assistant", "content": _text(part["text"])}
         elif kind == "dynamic-tool" or kind.startswith("tool-"):
             yield from _ui_call(part)
+
+
+def _message_of(part: Message) -> str | None:
+    """Which message of the run a part is, as `headwater.formats.ai_sdk` has said."""
+    metadata = part.get("providerMetadata")
+    return _id_in(metadata.get("headwater")) if isinstance(metadata, dict) else None
+
+
+def _id_in(value: object) -> str | None:
+    id_ = value.get("messageId") if isinstance(value, dict) else None
+    return id_ if isinstance(id_, str) else None
 
 
 def _ui_content(parts: Iterable[Message]) -> Iterator[Item]:
@@ -96,7 +111,7 @@ def _ui_call(part: Message) -> Iterator[Item]:
 # -- AG-UI ------------------------------------------------------------------------------------------------------------
 
 
-def _agui_items(messages: list[Message]) -> Iterator[Item]:
+def _agui_items(messages: list[Message], retracted: Set[str]) -> Iterator[Item]:
     outputs = {message["toolCallId"]: message.get("content") for message in messages if message.get("role") == "tool"}
     for message in messages:
         role = message.get("role")
@@ -106,7 +121,7 @@ def _agui_items(messages: list[Message]) -> Iterator[Item]:
         if role != "assistant":
             yield from _said(_role(message), list(_agui_content(content)))
             continue
-        if content:
+        if content and message.get("id") not in retracted:
             yield {"role": "assistant", "content": _text(content)}
         for call in message.get("toolCalls") or ():
             if call["id"] in outputs:

@@ -205,8 +205,10 @@ class OpenAIResource:
         if not asked.stream:
             return await self._completed(exchange, run, make())
         after = await self._resumed(exchange, run, make())
-        rolled_up = _rolled_up(exchange) and not run.started
-        return self._following(exchange, run.id, ChatChunks(make(), after, rolled_up=rolled_up), _named(run.id))
+        late = not run.started
+        gone = await self._runs.retractions.of(run.id) if late else frozenset[str]()
+        told = ChatChunks(make(), after, rolled_up=_rolled_up(exchange) and late, retracted=gone)
+        return self._following(exchange, run.id, told, _named(run.id))
 
     async def _completed(self, exchange: Exchange, run: Run, fold: ChatFold) -> Response:
         """Waits for the run's end, since only then it is known which status is true."""

@@ -7,9 +7,8 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import product
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar
@@ -27,19 +26,13 @@ from headwater.errors import (
     HeadwaterError,
     Interrupted,
     KeyReused,
-    NotAcceptable,
     StoreUnavailable,
     StreamExists,
     StreamNotFound,
     TooLarge,
 )
 from headwater.following import Following
-from headwater.formats import accepted
 from headwater.formats.format import Format
-from headwater.formats.lines import Lines
-from headwater.formats.rollup import RolledUp, is_wanted
-from headwater.formats.run_text import RunText
-from headwater.formats.sse import ServerSentEvents
 from headwater.model import Head, Offset
 from headwater.runs import asking, keys
 from headwater.runs.asking import When
@@ -65,6 +58,8 @@ from headwater.runs.record import (
     title_of,
 )
 from headwater.runs.recovery import MOST_RESUMPTIONS, Recovery
+from headwater.runs.retractions import Retractions
+from headwater.runs.shown import choose_format
 from headwater.runs.supervisor import STOP_SECONDS, Supervised, Supervisor
 from headwater.runs.threads import Entry, Threads
 from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
@@ -136,8 +131,10 @@ class Run:
         `request` is accepted so that the call reads like other responses; all that counts is read when it is sent.
         """
         own = {"x-run-id": self.id, **(headers or {})}
-        choose = partial(choose_format, late=not self.started)
-        return Following(self._runs.delivery, self.stream, choose, status_code=status_code, headers=own)
+        return Following(self._runs.delivery, self.stream, self._format, status_code=status_code, headers=own)
+
+    async def _format(self, _: Head, headers: Headers, query: QueryParams) -> Format:
+        return await choose_format(headers, query, self.id, self._runs.retractions, late=not self.started)
 
 
 class Runs:
@@ -165,6 +162,7 @@ class Runs:
         self._given: dict[str, Any] = {}
         """The same, as they were given."""
         self.threads = Threads(streams)
+        self.retractions = Retractions(streams)
         self._supervisor = Supervisor(self._over)
         self._recovery = Recovery(streams, self.agents, self._supervisor, most_resumptions)
         self._control: asyncio.Task[None] | None = None
@@ -476,22 +474,3 @@ def as_source(agent: Any) -> Source:
         source: Source = agent
         return source
     raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
-
-
-def choose_format(_: Head, headers: Headers, query: QueryParams, *, late: bool = True) -> Format:
-    """The format of a run's events for this request: `?format=`, else Accept, else SSE. `late`: the run was there
-    before, and what is past comes rolled up, unless `?rollup=0`."""
-    name = query.get("format") or accepted(headers.get("accept", "")) or "sse"
-    make = _FORMATS.get(name)
-    if make is None:
-        raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(_FORMATS)}")
-    rolled_up = is_wanted(query.get("rollup")) and late and make is not RunText
-    return RolledUp(make()) if rolled_up else make()
-
-
-_FORMATS: Final[dict[str, Callable[[], Format]]] = {
-    # Data only: AG-UI clients take every event for data, whatever its name, and each run has a terminal event anyway.
-    "sse": lambda: ServerSentEvents(_JSON, named=False),
-    "ndjson": lambda: Lines(_JSON, tells_failure=True),
-    "text": RunText,
-}
