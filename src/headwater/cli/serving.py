@@ -91,8 +91,10 @@ Proxies = Annotated[
     typer.Option(
         metavar="NAME=URL",
         help="Pass /v1/proxy/NAME/... on to an OpenAI-compatible API, whose streamed answers can then be resumed: "
-        "openai=https://api.openai.com/v1. Its key is OPENAI_API_KEY of the environment, for the name openai (MY_LLM_"
-        "API_KEY for my-llm); clients' own keys are not passed on. May be repeated.",
+        "openai=https://api.openai.com/v1. Models, embeddings, moderations, images and audio go through as they are; "
+        "files, batches and the like do not, since all clients would share them. Its key is "
+        "OPENAI_API_KEY of the environment, for the name openai (MY_LLM_API_KEY for my-llm); clients' own keys are not "
+        "passed on. May be repeated.",
         show_default="none",
     ),
 ]
