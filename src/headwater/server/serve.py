@@ -227,8 +227,16 @@ def _proxy(streams: Streams, config: ServeConfig) -> Proxy | None:
     if not config.proxy:
         return None
     from headwater.http.proxy import Proxy
+    from headwater.sources.openai_compatible import key_variable
 
-    return Proxy(streams, _upstreams(config))
+    upstreams = _upstreams(config)
+    for name in [name for name, upstream in upstreams.items() if not upstream.has_key]:
+        logging.getLogger("headwater.server").warning(
+            "proxy %s: %s is not set, so what is asked there goes out without a key (clients' own are not passed on)",
+            name,
+            key_variable(name),
+        )
+    return Proxy(streams, upstreams)
 
 
 def _upstreams(config: ServeConfig) -> dict[str, Upstream]:
