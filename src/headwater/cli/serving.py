@@ -180,13 +180,15 @@ def serve(  # noqa: PLR0913 -- the options of a command
 
 def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
     from headwater.server import run
-    from headwater.server.serve import check, check_values
+    from headwater.server.serve import agent_names, check, check_values
 
     with _bad_values_said():
         check_values(config)
     check(config)  # before any module of the caller's is imported
     _log(config.log_level)
-    config = replace(config, agents=[load(spec) for spec in agents])
+    with _bad_values_said():
+        config = replace(config, agents=[load(spec) for spec in agents])
+        agent_names(config.agents)
     raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")))
 
 

@@ -15,8 +15,8 @@ __all__ = ["source_of"]
 
 def source_of(agent: object) -> Source | None:
     """`agent` as a source where it is of a kind we know: an async generator function, an agent of Pydantic AI, a
-    compiled graph of LangGraph, an Agent of the OpenAI Agents SDK. None for anything else. Raises BadRequest for a
-    RealtimeAgent, which needs more than itself.
+    compiled graph of LangGraph, an Agent of the OpenAI Agents SDK. None for anything else. Raises BadRequest for
+    what is of those frameworks and cannot be run, like a RealtimeAgent, which needs more than itself.
     """
     from headwater.sources.generator import Generator, is_generator_function
 
@@ -24,20 +24,34 @@ def source_of(agent: object) -> Source | None:
         return Generator(cast(Any, agent))
     modules = [kind.__module__ for kind in type(agent).__mro__]
     if any(_within("pydantic_ai", module) for module in modules):
+        from pydantic_ai.agent import AbstractAgent
+
         from headwater.sources.pydantic_ai import PydanticAIAgent
 
+        if not isinstance(agent, AbstractAgent):
+            raise _no_agent(agent, "a pydantic_ai.Agent")
         return PydanticAIAgent(cast(Any, agent))
     if any(_within("langgraph", module) for module in modules):
         from headwater.sources.langgraph import LangGraphAgent
 
+        if not hasattr(agent, "astream"):
+            raise _no_agent(agent, "a compiled graph (graph.compile())")
         return LangGraphAgent(cast(Any, agent))
     if any(_within("agents.realtime", module) for module in modules):
         raise BadRequest("a RealtimeAgent needs streams for its sound: give headwater.sources.realtime.RealtimeVoice")
     if any(_within("agents", module) for module in modules):
+        from agents import Agent
+
         from headwater.sources.openai_agents import OpenAIAgent
 
+        if not isinstance(agent, Agent):
+            raise _no_agent(agent, "an agents.Agent")
         return OpenAIAgent(cast(Any, agent))
     return None
+
+
+def _no_agent(given: object, wanted: str) -> BadRequest:
+    return BadRequest(f"{type(given).__name__} is no agent; give {wanted}")
 
 
 def _within(package: str, module: str) -> bool:
