@@ -5,6 +5,7 @@ Must not import a framework that the agent is not of: each adapter is imported w
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, cast
 
 from headwater.errors import BadRequest
@@ -24,34 +25,29 @@ def source_of(agent: object) -> Source | None:
         return Generator(cast(Any, agent))
     modules = [kind.__module__ for kind in type(agent).__mro__]
     if any(_within("pydantic_ai", module) for module in modules):
-        from pydantic_ai.agent import AbstractAgent
-
         from headwater.sources.pydantic_ai import PydanticAIAgent
 
-        if not isinstance(agent, AbstractAgent):
-            raise _no_agent(agent, "a pydantic_ai.Agent")
+        _check(agent, "pydantic_ai.agent", "AbstractAgent", "a pydantic_ai.Agent")
         return PydanticAIAgent(cast(Any, agent))
     if any(_within("langgraph", module) for module in modules):
         from headwater.sources.langgraph import LangGraphAgent
 
-        if not hasattr(agent, "astream"):
-            raise _no_agent(agent, "a compiled graph (graph.compile())")
+        _check(agent, "langgraph.pregel.protocol", "PregelProtocol", "a compiled graph (graph.compile())")
         return LangGraphAgent(cast(Any, agent))
     if any(_within("agents.realtime", module) for module in modules):
         raise BadRequest("a RealtimeAgent needs streams for its sound: give headwater.sources.realtime.RealtimeVoice")
     if any(_within("agents", module) for module in modules):
-        from agents import Agent
-
         from headwater.sources.openai_agents import OpenAIAgent
 
-        if not isinstance(agent, Agent):
-            raise _no_agent(agent, "an agents.Agent")
+        _check(agent, "agents", "Agent", "an agents.Agent")
         return OpenAIAgent(cast(Any, agent))
     return None
 
 
-def _no_agent(given: object, wanted: str) -> BadRequest:
-    return BadRequest(f"{type(given).__name__} is no agent; give {wanted}")
+def _check(given: object, module: str, kind: str, wanted: str) -> None:
+    """Raises BadRequest. Comes behind the import of the adapter, which says what to install."""
+    if not isinstance(given, getattr(importlib.import_module(module), kind)):
+        raise BadRequest(f"{type(given).__name__} is no agent; give {wanted}")
 
 
 def _within(package: str, module: str) -> bool:
