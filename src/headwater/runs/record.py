@@ -5,6 +5,7 @@ Knows the names and labels of run streams and the events in them; starts and sto
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
@@ -40,6 +41,8 @@ MOST_LOOKED_AT: Final = 5000
 
 OWN_THREAD: Final = "th_"
 """What the id of a thread begins with that was made for a single run; then comes the run's."""
+
+_ID: Final = re.compile(r"[0-9a-f]{12}[A-Za-z0-9_-]{22}")
 
 Status = Literal["running", "waiting", "completed", "failed", "cancelled"]
 _STATUS: Final[dict[str, Status]] = {"completed": "completed", "cancelled": "cancelled"}
@@ -82,6 +85,11 @@ class Wanted(msgspec.Struct, frozen=True):
 def new_id(now: int) -> str:
     """A run's id: unguessable, and sortable by the time of its making."""
     return f"{now:012x}{secrets.token_urlsafe(16)}"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a run could have this id."""
+    return _ID.fullmatch(text) is not None
 
 
 def stream_of(run_id: str) -> str:
