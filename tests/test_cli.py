@@ -169,6 +169,24 @@ def test_what_is_no_agent_is_one_clear_line_and_status_2(here: Path, specs: str,
     assert err.count("\n") == 1
 
 
+def test_the_demo_has_no_keys_and_stays_on_this_machine() -> None:
+    status, _, err = run("demo", "--store", "memory:", "--host", "0.0.0.0")
+    assert (status, "--insecure lets them in" in err) == (1, True)
+
+
+@pytest.mark.server
+def test_a_port_that_is_taken_is_said_with_what_make_can_be_told(here: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        environment = os.environ | {"OPENAI_API_KEY": "sk-none", "PORT": port}
+        command = [sys.executable, "-c", "from headwater.cli import main; main()", "demo", "--store", "memory:"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"port {port} is taken" in done.stderr
+    assert "PORT=4600 make demo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
