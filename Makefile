@@ -4,7 +4,7 @@ export PYTHON
 .PHONY: help demo test check bench js docs
 
 help:
-	@echo "make demo    an agent on a local language model, streamed to a page in your browser"
+	@echo "make demo    an agent on a local language model, streamed to a page in your browser; PORT=4600 is another port"
 	@echo "make test    all tests: the fast ones, then those that start real servers"
 	@echo "make check   style, types, the floors of the house and its public face"
 	@echo "make bench   the benchmarks, beside the servers they are compared with (bench/README.md)"

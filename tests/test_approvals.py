@@ -104,7 +104,7 @@ async def test_of_several_questions_each_is_answered_and_then_it_goes_on(process
 async def test_all_answers_given_together_are_taken_or_none(process: Processes) -> None:
     async with process(ASK_TWICE, ["done"]) as one:
         run = await waiting(one, 2)
-        with pytest.raises(BadRequest, match="does not ask about tool call 'p1'"):
+        with pytest.raises(BadRequest, match="does not ask about tool call 'p1'; it asks about d1, d2"):
             await one.runs.answer(run.id, {"d1": YES, "p1": YES})
         with pytest.raises(BadRequest, match="say which"):
             await one.runs.answer(run.id, {})

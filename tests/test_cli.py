@@ -135,13 +135,56 @@ def test_what_serve_refuses(here: Path) -> None:
         ("--store", "sqlite:///other.db"): "other.db is an SQLite file of another program",
         ("--store", "sqlite:///no/folder.db"): "the folder of no/folder.db does not exist",
         ("--auth", "keys.toml"): "the key file keys.toml cannot be read",
-        ("app:agent",): "there is no module 'app'",
-        ("sys:path", "--store", "memory:"): "list is no agent",
     }.items():
         status, out, err = run("serve", "--port", "0", *arguments)
         assert (status, out) == (1, "")
         assert err.startswith("error: ")
         assert said in err
+
+
+@pytest.mark.parametrize(
+    ("specs", "said"),
+    [
+        ("app:agent", "there is no module 'app'"),
+        ("sys:path", "list is no agent; give an agents.Agent or a headwater.sources.Source"),
+        ("bots:provider", "OpenAIProvider is no agent; give an agents.Agent"),
+        ("bots:test_model", "TestModel is no agent; give a pydantic_ai.Agent"),
+        ("bots:graph", "StateGraph is no agent; give a compiled graph (graph.compile())"),
+        ("bots:support bots:support", "two agents would be registered as 'support'; give one a name: other=MODULE:"),
+        ("bots:support support=bots:second", "two agents would be registered as 'support'"),
+        ("x=bots:provider", "OpenAIProvider is no agent"),
+    ],
+)
+def test_what_is_no_agent_is_one_clear_line_and_status_2(here: Path, specs: str, said: str) -> None:
+    here.joinpath("bots.py").write_text(
+        "from agents import Agent, OpenAIProvider\n"
+        "from langgraph.graph import StateGraph\n"
+        "from pydantic_ai.models.test import TestModel\n"
+        "support, second, provider = Agent('support'), Agent('second'), OpenAIProvider(api_key='x')\n"
+        "graph, test_model = StateGraph(dict), TestModel()\n"
+    )
+    status, out, err = run("serve", "--port", "0", "--store", "memory:", *specs.split())
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {said}")
+    assert err.count("\n") == 1
+
+
+def test_the_demo_has_no_keys_and_stays_on_this_machine() -> None:
+    status, _, err = run("demo", "--store", "memory:", "--host", "0.0.0.0")
+    assert (status, "--insecure lets them in" in err) == (1, True)
+
+
+@pytest.mark.server
+def test_a_port_that_is_taken_is_said_with_what_make_can_be_told(here: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        environment = os.environ | {"OPENAI_API_KEY": "sk-none", "PORT": port}
+        command = [sys.executable, "-c", "from headwater.cli import main; main()", "demo", "--store", "memory:"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"port {port} is taken" in done.stderr
+    assert "PORT=4600 make demo" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_nobody_there() -> None:

@@ -278,6 +278,7 @@ async def test_stop() -> None:
         (asked(thread="x" * 256), "threadId"),
         (asked(messages=None), "list of messages"),
         (asked(messages=[]), "the user's"),
+        (asked(messages=[]), "messages is empty"),
         (asked(messages=[{"role": "tool", "toolCallId": "c", "content": "x"}]), "the user's"),
         (asked(messages=[{"role": "user", "content": [{"type": "audio"}]}]), "'audio'"),
         (asked(messages=[{"role": "user", "content": 5}]), "form"),

@@ -182,7 +182,7 @@ async def test_the_versions_and_the_text_stream() -> None:
         (body(chat=""), 400, "chat's id"),
         (body(chat="x" * 256), 400, "chat's id"),
         (body(trigger="resume-stream"), 400, "trigger"),
-        (body(messages=[]), 400, "the user's"),
+        (body(messages=[]), 400, "messages is empty"),
         (body(messages="hi"), 400, "list of messages"),
         (body(messages=[1]), 400, "list of messages"),
         (body(messages=[{"role": "assistant", "parts": []}]), 400, "the user's"),

@@ -437,7 +437,8 @@ async def test_images_and_earlier_calls_go_along() -> None:
         ({"input": {"messages": [{"role": "king", "content": "x"}]}}, "forms"),
         ({"input": {"messages": [{"role": "ai", "content": "x"}]}}, "user's"),
         ({"input": {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}}, "'audio'"),
-        ({"input": None}, "user's"),
+        ({"input": None}, "messages is empty"),
+        ({"input": {"messages": []}}, "messages is empty"),
         ({"stream_mode": ["values", "debug"]}, "choose values, updates, messages, messages-tuple, custom"),
         ({"multitask_strategy": "enqueue"}, "reject or interrupt"),
         ({"on_disconnect": "maybe"}, "continue or cancel"),
@@ -469,6 +470,12 @@ async def test_what_is_not_there() -> None:
             ("DELETE", "/threads/t1"),
         ):
             assert (await site.ask(method, L + path, "{}")).status == 404, path
+        for call in (
+            await site.post("/runs/wait", asked(assistant_id="bto")),
+            await site.ask("GET", f"{L}/assistants/x"),
+        ):
+            assert call.status == 404
+            assert "; there are: bot" in call.text
         other = (await site.stream()).headers["x-run-id"]
         theirs = f"{other}~{'0' * 16}_{'0' * 16}"
         wrong = await site.ask("GET", f"{L}/threads/t1/runs/{run}/stream", last_event_id=theirs)

@@ -616,3 +616,28 @@ async def test_under_a_prefix_the_location_is_right() -> None:
         call = await client.ask("POST", "/live/v1/responses", '{"model": "bot", "input": "hi"}')
         assert call.headers["location"] == f"/live/v1/responses/{call.json()['id']}"
         assert (await client.ask("GET", call.headers["location"])).json() == call.json()
+
+
+@function_tool(needs_approval=True)
+def danger(level: int) -> str:
+    return f"dared {level}"
+
+
+async def test_the_ids_of_a_response_say_what_an_approval_wants() -> None:
+    agent = Agent(name="Bot", model=scripted(calls("danger", {"level": 3}, "c1"), ["done"]), tools=[danger])
+    async with Streams("memory:") as streams, Runs(streams, agent) as runs:
+        site = Client(App(streams, runs))
+        asked = {"model": "bot", "input": "hi", "background": True}
+        begun = (await site.ask("POST", "/v1/responses", json.dumps(asked))).json()
+        run_id = begun["id"].removeprefix("resp_")
+        async for page in streams.follow(f"runs/{run_id}"):
+            if any(b'"run.waiting"' in message.data for message in page.messages):
+                break
+        waiting = Response.model_validate((await site.ask("GET", f"/v1/responses/{begun['id']}")).json())
+        (item,) = waiting.output
+        assert (waiting.status, item.type) == ("in_progress", "mcp_call")
+        answer = {"tool_call_id": str(item.id).removeprefix("mcp_"), "approve": True}
+        assert (await site.ask("POST", f"/v1/runs/{run_id}/approvals", json.dumps(answer))).status == 202
+        await (await runs.get(run_id)).wait()
+        ended = Response.model_validate((await site.ask("GET", f"/v1/responses/{begun['id']}")).json())
+        assert (ended.status, ended.output_text) == ("completed", "done")

@@ -199,6 +199,29 @@ async def test_what_is_no_stream_is_passed_on_as_it_is() -> None:
         assert await site.everything_stored() == b""
 
 
+async def test_the_official_client_asks_for_what_is_not_streamed() -> None:
+    async with serving() as site, site.openai as client:
+        model = {"id": "org/tiny:1", "object": "model", "created": 1, "owned_by": "us"}
+        site.api.answer({"object": "list", "data": [model]})
+        assert [one.id async for one in client.models.list()] == ["org/tiny:1"]
+        site.api.answer(model)
+        assert (await client.models.retrieve("org/tiny:1")).owned_by == "us"
+        vector = {"object": "embedding", "index": 0, "embedding": [1.5]}
+        site.api.answer({"object": "list", "model": "tiny", "data": [vector]})
+        vectors = await client.embeddings.create(model="tiny", input="hi", encoding_format="float")
+        assert vectors.data[0].embedding == [1.5]
+        site.api.answer({"text": "hello"})
+        heard = await client.audio.transcriptions.create(model="tiny", file=("a.wav", b"RIFF"))
+        assert heard.text == "hello"
+        asked = [(path, headers["authorization"]) for path, headers, _ in site.api.asked]
+        paths = ["/v1/models", "/v1/models/org/tiny%3A1", "/v1/embeddings", "/v1/audio/transcriptions"]
+        assert asked == [(path, f"Bearer {KEY}") for path in paths]
+        assert site.api.asked[-1][1]["content-type"].startswith("multipart/form-data; boundary=")
+        assert b"RIFF" in site.api.asked[-1][2]
+        assert "the client's own" not in str(site.api.asked)
+        assert await site.everything_stored() == b""
+
+
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
@@ -371,7 +394,9 @@ async def test_an_answer_whose_process_died_is_ended_by_another() -> None:
         (b"302 Found\r\nlocation: http://169.254.169.254/", b"", 502, "refuses this server"),
     ],
 )
-async def test_an_upstreams_refusal(head: bytes, body: bytes, status: int, said: str) -> None:
+async def test_an_upstreams_refusal(
+    head: bytes, body: bytes, status: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving() as site:
         site.api.head = b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n" % (head, len(body))
         site.api.script = [body, "end"]
@@ -379,7 +404,13 @@ async def test_an_upstreams_refusal(head: bytes, body: bytes, status: int, said:
         assert answer.status_code == status
         assert said in answer.text
         assert KEY not in answer.text
-        assert answer.headers.get("retry-after") == {429: "7", 502: "1"}.get(status)
+        assert answer.headers.get("retry-after") == {429: "7"}.get(status)
+        if status == 502:  # who runs this server has to mend it, and is told; the client's clients must not try again
+            told = answer.json()["error"]
+            assert (told["code"], told["retry"]) == ("upstream_refused", False)
+            assert answer.headers["x-should-retry"] == "false"
+            assert f"refuses this server: HTTP {head[:3].decode()} (" in caplog.text
+            assert KEY not in caplog.text
         assert await site.everything_stored() == b""
         site.api.head = Upstream().head
         site.api.script = [chunk("Hi"), DONE]
@@ -405,7 +436,15 @@ async def test_nothing_of_headers_and_keys_is_stored() -> None:
     [
         ("POST", "/v1/proxy/nobody/chat/completions", 404),
         ("POST", "/v1/proxy/http:%2F%2F169.254.169.254/latest", 404),
-        ("POST", "/v1/proxy/tiny/models", 404),
+        ("POST", "/v1/proxy/tiny/models", 405),
+        ("GET", "/v1/proxy/tiny/embeddings", 405),
+        ("DELETE", "/v1/proxy/tiny/models/ft:mine", 405),
+        ("GET", "/v1/proxy/tiny/models/../files", 404),
+        ("GET", "/v1/proxy/tiny/models/..%2Ffiles", 404),
+        ("GET", "/v1/proxy/tiny/models/a%3Fb=c", 404),
+        ("GET", "/v1/proxy/tiny/files", 404),
+        ("POST", "/v1/proxy/tiny/files", 404),
+        ("GET", "/v1/proxy/tiny/responses/resp_1", 404),
         ("POST", "/v1/proxy/tiny/chat/../files", 404),
         ("POST", "/v1/proxy/tiny/chat%2F..%2Ffiles", 404),
         ("GET", "/v1/proxy/tiny/chat/completions", 405),
@@ -420,6 +459,13 @@ async def test_only_what_is_configured_is_reached(method: str, url: str, status:
         answer = await site.http.request(method, url, json={"stream": True} if method == "POST" else None)
         assert answer.status_code == status
         assert site.api.asked == []
+
+
+async def test_what_there_is_instead_is_said() -> None:
+    async with serving() as site:
+        unknown = await site.get("/v1/proxy/opneai/models")
+        assert unknown.json()["error"]["message"] == "there is no such upstream; there are: tiny"
+        assert "passed on is audio/speech" in (await site.get("/v1/proxy/tiny/files")).text
 
 
 async def test_what_no_api_would_take_is_not_passed_on() -> None:
@@ -469,6 +515,14 @@ async def test_keys_say_who_may_start_and_read() -> None:
         assert (await site.get(answer.headers["location"])).status_code == 401
         assert (await site.get(answer.headers["location"], authorization="Bearer may-not")).status_code == 403
         assert (await site.get(answer.headers["location"], authorization="Bearer may")).content == answer.content
+        site.api.answer({"data": []})
+        for key, status in (("", 401), ("Bearer may-not", 403), ("Bearer may", 200)):
+            headers = {"authorization": key} if key else {}
+            assert (await site.get("/v1/proxy/tiny/models", **headers)).status_code == status
+            assert (await site.post({}, "/v1/proxy/tiny/embeddings", **headers)).status_code == status
+            unknown = await site.get("/v1/proxy/nobody/models", **headers)
+            assert ("there are: tiny" in unknown.text) == bool(key)
+        assert len(site.api.asked) == 3
 
 
 async def test_an_answer_stopped_while_its_stream_is_made_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,13 @@ async def test_runs_are_listed_in_pages() -> None:
         rest = (await client.ask("GET", f"/v1/runs?limit=2&before={first['next']}")).json()
         assert ([run["id"] for run in rest["runs"]], rest["next"]) == ([made[0]], None)
         assert (await client.ask("GET", "/v1/runs?limit=0")).status == 400
+        for wrong in ("zzz", "", made[0][:-1], "..", "a%00b"):
+            call = await client.ask("GET", f"/v1/runs?before={wrong}")
+            assert (call.status, "before is the id of a run" in call.text) == (400, True), wrong
+        gone = made[0][:-4] + "gone"
+        assert (await client.ask("GET", f"/v1/runs?before={gone}")).status == 200
+        await client._app.streams.create("runs/of another's")
+        assert (await client.ask("GET", "/v1/runs?before=of%20another's")).status == 200
 
 
 async def listed(client: Client, query: str, **headers: str) -> list[str]:

@@ -16,7 +16,7 @@ from headwater.errors import BadRequest
 from headwater.model import Retention
 from headwater.runs import Runs
 from headwater.server import ServeConfig
-from headwater.server.serve import _runs, check
+from headwater.server.serve import _proxy, _runs, check
 from headwater.streams import Streams
 from real_server import serving
 
@@ -102,6 +102,16 @@ async def test_runs_are_kept_as_it_was_asked_for():
         config.on_shutdown,
         config.most_resumptions,
     )
+
+
+async def test_an_upstream_without_a_key_is_said_once_at_start(monkeypatch, caplog):
+    monkeypatch.delenv("MY_LLM_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-4711")
+    proxy = _proxy(Streams("memory:"), ServeConfig(proxy=dict.fromkeys(("my-llm", "openai"), "https://a.example/v1")))
+    assert proxy is not None
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("proxy my-llm: MY_LLM_API_KEY is not set, so what is asked there goes out without a key")
+    assert "sk-4711" not in caplog.text
 
 
 @pytest.mark.server

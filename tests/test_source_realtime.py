@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,9 @@ from agents.realtime import RealtimeAgent
 from agents.realtime import model_events as on
 from agents.realtime.testing import RealtimeStep, ScriptedRealtimeModel
 from agents.usage import Usage
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosedError, InvalidHandshake, InvalidStatus
+from websockets.http11 import Response
 
 from headwater import Streams
 from headwater.runs import Run, Runs
@@ -202,6 +206,56 @@ async def test_a_failure_ends_run_and_sound_and_nothing_of_it_is_told(
         head = await call.streams.head(call.sound)
         assert (head.closed, head.outcome) == (True, "failed")
         assert SECRET not in caplog.text
+
+
+def answered(status: int) -> InvalidStatus:
+    return InvalidStatus(Response(status, SECRET, Headers()))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (socket.gaierror(SECRET), "model_unreachable"),
+        (ConnectionRefusedError(SECRET), "model_unreachable"),
+        (InvalidHandshake(SECRET), "model_unreachable"),
+        (TimeoutError(SECRET), "model_timeout"),
+        (answered(401), "model_refused_request"),
+        (answered(429), "rate_limited"),
+        (answered(503), "model_unreachable"),
+    ],
+    ids=str,
+)
+async def test_a_call_that_cannot_be_connected_says_so(
+    error: Exception, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "headwater")
+    async with calling(error=error) as call:
+        assert (await call.ended())[-1]["code"] == code
+        assert type(error).__name__ in caplog.text
+        assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConnectionClosedError(None, None), "upstream_cut"), (FileNotFoundError("of a tool"), "internal")],
+)
+async def test_a_connection_that_breaks_in_the_call_is_told_from_other_errors(error: Exception, code: str) -> None:
+    async with calling() as call:
+        await call.started()
+        await call.model.emit(begins(), spoken("Hel"), on.RealtimeModelExceptionEvent(exception=error))
+        assert (await call.ended())[-1]["code"] == code
+
+
+async def test_nobody_at_the_other_end_of_a_real_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    async with Streams("memory:") as streams:
+        config = {"url": f"ws://127.0.0.1:{port}", "api_key": SECRET}
+        source = RealtimeVoice(RealtimeAgent(name="Voice"), streams, model_config=config)
+        async with Runs(streams, source) as runs:
+            run = await runs.start("voice", "")
+            said = [message.data async for page in streams.follow(run.stream) for message in page.messages]
+        assert json.loads(said[-1])["code"] == "model_unreachable"
 
 
 async def test_a_cancelled_call_is_closed() -> None:

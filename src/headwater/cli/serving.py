@@ -28,6 +28,7 @@ Store = Annotated[
     ),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
+DemoPort = Annotated[int, typer.Option(min=0, max=65535, envvar="PORT", help="0: any that is free.")]
 
 _LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -91,8 +92,10 @@ Proxies = Annotated[
     typer.Option(
         metavar="NAME=URL",
         help="Pass /v1/proxy/NAME/... on to an OpenAI-compatible API, whose streamed answers can then be resumed: "
-        "openai=https://api.openai.com/v1. Its key is OPENAI_API_KEY of the environment, for the name openai (MY_LLM_"
-        "API_KEY for my-llm); clients' own keys are not passed on. May be repeated.",
+        "openai=https://api.openai.com/v1. Models, embeddings, moderations, images and audio go through as they are; "
+        "files, batches and the like do not, since all clients would share them. Its key is "
+        "OPENAI_API_KEY of the environment, for the name openai (MY_LLM_API_KEY for my-llm); clients' own keys are not "
+        "passed on. May be repeated.",
         show_default="none",
     ),
 ]
@@ -178,13 +181,15 @@ def serve(  # noqa: PLR0913 -- the options of a command
 
 def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
     from headwater.server import run
-    from headwater.server.serve import check, check_values
+    from headwater.server.serve import agent_names, check, check_values
 
     with _bad_values_said():
         check_values(config)
     check(config)  # before any module of the caller's is imported
     _log(config.log_level)
-    config = replace(config, agents=[load(spec) for spec in agents])
+    with _bad_values_said():
+        config = replace(config, agents=[load(spec) for spec in agents])
+        agent_names(config.agents)
     raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")))
 
 
@@ -230,7 +235,9 @@ def _upstreams(texts: list[str]) -> dict[str, str]:
 
 def demo(
     store: Store = "sqlite:///headwater-demo.db",
-    port: Port = 4437,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: DemoPort = 4437,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let other machines use it.")] = False,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "warning",
 ) -> None:
@@ -245,6 +252,8 @@ def demo(
     """
     from headwater.demo.main import TRY, run
     from headwater.server import ServeConfig
+    from headwater.server.connection import PortTaken
+    from headwater.server.serve import is_loopback
 
     def ready(url: str) -> None:
         typer.echo(f"The demo is at {url} (Ctrl-C ends it). Ask it, for example:")
@@ -255,7 +264,13 @@ def demo(
             webbrowser.open(url)
 
     _log(log_level)
-    raise typer.Exit(run(ServeConfig(store=store, port=port, log_level=log_level), ready))
+    if not insecure and not is_loopback(host):
+        raise BadRequest(f"{host} is reachable from other machines, and the demo has no keys: --insecure lets them in")
+    config = ServeConfig(store=store, host=host, port=port, insecure=insecure, log_level=log_level)
+    try:
+        raise typer.Exit(run(config, ready))
+    except PortTaken as error:
+        raise PortTaken(f"{error} (PORT=4600 does it, too: PORT=4600 make demo)") from error
 
 
 def _log(level: str) -> None:

@@ -45,7 +45,9 @@ def from_langchain(messages: Iterable[Message]) -> Input:
 def _input(messages: object, convert: Callable[[list[Message]], Iterable[Item]]) -> Input:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise BadRequest("messages is a list of messages (objects)")
-    if not messages or messages[-1].get("role") != "user":
+    if not messages:
+        raise BadRequest("messages is empty: send at least one, the user's")
+    if messages[-1].get("role") != "user":
         raise BadRequest("the last message must be the user's; outputs of tools in the browser cannot be taken in")
     try:
         items = list(convert(messages))

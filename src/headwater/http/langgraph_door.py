@@ -188,7 +188,8 @@ class LangGraphDoor:
         principal = exchange.principal.name
         source = self._runs.agents.get(asked.agent)
         if source is None:
-            raise AgentNotFound(f"no agent is registered as {asked.agent!r}")
+            names = ", ".join(sorted(self._startable(exchange))) or "none"
+            raise AgentNotFound(f"no agent is registered as {asked.agent[:ID_CHARACTERS]!r}; there are: {names}")
         before, after, newest = await self._before(exchange, thread, asked)
         remembers = isinstance(source, Remembering) and source.busy is not None
         if remembers and not newest:
@@ -380,12 +381,17 @@ class LangGraphDoor:
         return _json(found[int(offset) : int(offset) + limit])
 
     def _assistants(self, exchange: Exchange, name: str) -> Response:
-        names = [name for name in self._runs.agents if exchange.allows("start", f"runs/{name}")]
+        names = self._startable(exchange)
         if (exchange.method, name) == ("POST", "search"):
             return _json([assistant_of(name) for name in names])
         if exchange.method != "GET" or name not in names:
-            raise NotFound(f"there is no assistant {name[:ID_CHARACTERS]!r}")
+            known = ", ".join(sorted(names)) or "none"
+            raise NotFound(f"there is no assistant {name[:ID_CHARACTERS]!r}; there are: {known}")
         return _json(assistant_of(name))
+
+    def _startable(self, exchange: Exchange) -> list[str]:
+        """The agents that this client may start."""
+        return [name for name in self._runs.agents if exchange.allows("start", f"runs/{name}")]
 
 
 def _headers(

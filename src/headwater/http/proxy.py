@@ -5,6 +5,7 @@
 | POST `/v1/proxy/{upstream}/{endpoint}` | passed on; a streamed answer goes into a stream, which the client follows |
 | GET `/v1/proxy/{upstream}/{id}` | the same answer again, from `Last-Event-ID` on; `Location` of the POST says where |
 | POST `/v1/proxy/{upstream}/{id}/cancel` | let go of the upstream; the stream ends as cancelled, whoever makes it |
+| GET, POST `/v1/proxy/{upstream}/…` | models, embeddings, images, speech (`PASSED_ON`): passed on and not kept |
 
 The official clients work with `base_url=".../v1/proxy/{upstream}"`. The answer is asked for by this process and not by
 the request, once: a client that leaves changes nothing, and a POST with the Last-Event-ID or the Idempotency-Key of
@@ -48,8 +49,18 @@ from headwater.errors import (
 from headwater.following import Following
 from headwater.formats.sse import ServerSentEvents, stored_event
 from headwater.http.exchange import Exchange
+from headwater.http.openai_problems import NO_RETRY
 from headwater.model import Head
-from headwater.sources.openai_compatible import Ending, Refusal, Upstream, is_stream
+from headwater.problems import answer
+from headwater.sources.openai_compatible import (
+    PASSED_ON,
+    Ending,
+    Refusal,
+    Upstream,
+    UpstreamRefused,
+    is_stream,
+    method_of,
+)
 from headwater.streams import Streams
 from headwater.writer import Writer
 
@@ -106,16 +117,27 @@ class Proxy:
 
     async def __call__(self, exchange: Exchange) -> Response:
         """`/v1/proxy/…`. Raises HeadwaterError."""
+        try:
+            return await self._routed(exchange)
+        except UpstreamRefused as error:
+            response = answer(error)
+            response.headers.append(*NO_RETRY)  # the official clients would: it is a 502
+            return response
+
+    async def _routed(self, exchange: Exchange) -> Response:
         rest = exchange.path.split("/")[3:]
+        _ = exchange.principal  # before anything is told of upstreams
         upstream = self.upstreams.get(rest[0]) if rest else None
         if upstream is None:
-            raise NotFound("there is no such upstream; they are named where the server is started")
+            raise NotFound(f"there is no such upstream; there are: {', '.join(sorted(self.upstreams))}")
         name, below = rest[0], "/".join(rest[1:])
         if below in upstream.endpoints:
             return await self._asked(exchange, name, below) if exchange.method == "POST" else _not_allowed("POST")
+        if (method := method_of(below)) is not None:
+            return await self._passed_on(exchange, name, below) if exchange.method == method else _not_allowed(method)
         id_, _, verb = below.partition("/")
         if not _ID.fullmatch(id_) or verb not in ("", "cancel"):
-            raise NotFound(f"this upstream has {', '.join(sorted(upstream.endpoints))}")
+            raise NotFound(f"what is passed on is {', '.join(sorted(upstream.endpoints | PASSED_ON.keys()))}")
         stream = f"proxied/{name}/{id_}"
         if verb:
             return await self._cancel(exchange, stream) if exchange.method == "POST" else _not_allowed("POST")
@@ -165,6 +187,16 @@ class Proxy:
                 return _as_it_is(await self.upstreams[name].whole(response))
         refusal = await self._passed(name, endpoint, body, f"proxied/{name}/{id_}")
         return self._following(exchange, name, id_) if refusal is None else _as_it_is(refusal)
+
+    async def _passed_on(self, exchange: Exchange, name: str, endpoint: str) -> Response:
+        """What answers in one piece."""
+        exchange.authorize("start", f"proxied/{name}/{endpoint}")
+        body = await exchange.body(BODY_BYTES)
+        if self.streams.draining:
+            raise Draining("the server is going away; ask again")
+        given = exchange.headers.get("content-type", "application/json")
+        async with self.upstreams[name].ask(endpoint, body, content_type=given) as response:
+            return _as_it_is(await self.upstreams[name].whole(response))
 
     async def _passed(self, name: str, endpoint: str, body: bytes, stream: str) -> Refusal | None:
         """Ask, unless that has been done; the answer if it is no stream."""

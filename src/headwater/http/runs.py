@@ -15,7 +15,7 @@ from typing import cast, get_args
 import msgspec
 from starlette.responses import Response
 
-from headwater.errors import BadRequest
+from headwater.errors import BadRequest, StreamNotFound
 from headwater.formats import accepted
 from headwater.formats.rollup import is_wanted
 from headwater.http.approvals import decided_by
@@ -23,7 +23,7 @@ from headwater.http.exchange import Exchange
 from headwater.problems import not_allowed
 from headwater.runs import Record, Run, Runs
 from headwater.runs.asking import When
-from headwater.runs.record import Status, stream_of
+from headwater.runs.record import Status, is_run_id, stream_of
 from headwater.sources import Answer
 
 MOST_LISTED = 200
@@ -126,8 +126,11 @@ class RunResource:
         status = exchange.query("status")
         if status is not None and status not in get_args(Status):
             raise BadRequest(f"status is one of {', '.join(get_args(Status))}")
+        before = exchange.query("before")
+        if before is not None:
+            await self._check_place(before)
         records, next_ = await self._runs.list(
-            before=exchange.query("before"),
+            before=before,
             limit=exchange.whole_number("limit", 50, MOST_LISTED),
             agent=exchange.query("agent"),
             status=cast("Status | None", status),
@@ -137,6 +140,15 @@ class RunResource:
         visible = [record for record in records if exchange.allows("read", stream_of(record.id))]
         body = {"runs": [msgspec.to_builtins(record) for record in visible], "next": next_}
         return Response(msgspec.json.encode(body), 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _check_place(self, before: str) -> None:
+        """Raises BadRequest for what no page has given as `next`: the id of a run, which may be gone by now, or of what
+        else is kept beside runs."""
+        try:
+            if not is_run_id(before):
+                await self._runs.streams.head(stream_of(before))
+        except (StreamNotFound, BadRequest) as error:
+            raise BadRequest("before is the id of a run: what the page before gave as next") from error
 
 
 def _seconds(given: object) -> float | None:

@@ -5,6 +5,7 @@ Knows the names and labels of run streams and the events in them; starts and sto
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
@@ -44,6 +45,8 @@ CONVERSATION: Final = "conversation"
 
 OWN_THREAD: Final = "th_"
 """What the id of a thread begins with that was made for a single run; then comes the run's."""
+
+_ID: Final = re.compile(r"[0-9a-f]{12}[A-Za-z0-9_-]{22}")
 
 Status = Literal["running", "waiting", "completed", "failed", "cancelled"]
 _STATUS: Final[dict[str, Status]] = {"completed": "completed", "cancelled": "cancelled"}
@@ -91,6 +94,11 @@ def new_id(now: int) -> str:
 def conversation_of(principal: str, thread_id: str) -> str:
     """The id of a thread among all principals' (G10): where there are none, its own."""
     return f"{quote(principal, safe='')}/{thread_id}" if principal else thread_id
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a run could have this id."""
+    return _ID.fullmatch(text) is not None
 
 
 def stream_of(run_id: str) -> str:

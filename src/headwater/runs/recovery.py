@@ -296,7 +296,9 @@ def _check(history: History, answers: Mapping[str, Answer]) -> None:
     if history.head.closed:
         raise Conflict("this run has ended")
     if unknown := sorted(answers.keys() - set(history.open_questions)):
-        raise BadRequest(f"this run does not ask about tool call {unknown[0]!r}")
+        asked = ", ".join(history.open_questions)
+        said = f"it asks about {asked}" if asked else "it asks nothing at the moment"
+        raise BadRequest(f"this run does not ask about tool call {unknown[0][:100]!r}; {said}")
 
 
 def _decided(id_: str, answer: Answer, by: str) -> BaseEvent:

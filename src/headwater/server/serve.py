@@ -217,18 +217,40 @@ def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs | N
             raise
         return None
     runs = Runs(streams, delivery=delivery, on_shutdown=config.on_shutdown, most_resumptions=config.most_resumptions)
-    for name, agent in config.agents:
-        source = runs.register(agent, name)
-        logging.getLogger("headwater.server").info("agent %s is registered", name or source.name)
+    for name, (_, agent) in zip(agent_names(config.agents), config.agents, strict=True):
+        runs.register(agent, name)
+        logging.getLogger("headwater.server").info("agent %s is registered", name)
     return runs
+
+
+def agent_names(agents: Sequence[tuple[str | None, object]]) -> list[str]:
+    """What each is registered under. Raises BadRequest for what is no agent, and for a name that two would have."""
+    names: list[str] = []
+    for given, agent in agents:
+        from headwater.runs.runs import as_source  # without agents its extra may be missing
+
+        own = as_source(agent).name
+        name = own if given is None else given
+        if name in names:
+            raise BadRequest(f"two agents would be registered as {name!r}; give one a name: other=MODULE:ATTRIBUTE")
+        names.append(name)
+    return names
 
 
 def _proxy(streams: Streams, config: ServeConfig) -> Proxy | None:
     if not config.proxy:
         return None
     from headwater.http.proxy import Proxy
+    from headwater.sources.openai_compatible import key_variable
 
-    return Proxy(streams, _upstreams(config))
+    upstreams = _upstreams(config)
+    for name in [name for name, upstream in upstreams.items() if not upstream.has_key]:
+        logging.getLogger("headwater.server").warning(
+            "proxy %s: %s is not set, so what is asked there goes out without a key (clients' own are not passed on)",
+            name,
+            key_variable(name),
+        )
+    return Proxy(streams, upstreams)
 
 
 def _upstreams(config: ServeConfig) -> dict[str, Upstream]:

@@ -10,11 +10,13 @@ Knows where such an API is, how it is asked, and how its answers end; nothing of
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 
@@ -29,10 +31,27 @@ except ImportError as error:
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["ENDPOINTS", "Ending", "Refusal", "Upstream", "UpstreamCut", "UpstreamUnreachable"]
+__all__ = ["ENDPOINTS", "Ending", "Refusal", "Upstream", "UpstreamCut", "UpstreamRefused", "UpstreamUnreachable"]
+
+_log: Final = logging.getLogger(__name__)
 
 ENDPOINTS: Final = frozenset({"chat/completions", "completions", "responses"})
 """Those whose answers are streams of events."""
+
+PASSED_ON: Final = {
+    "models": "GET",
+    "embeddings": "POST",
+    "moderations": "POST",
+    "images/generations": "POST",
+    "images/edits": "POST",
+    "audio/speech": "POST",
+    "audio/transcriptions": "POST",
+    "audio/translations": "POST",
+}
+"""Methods of those that answer in one piece, as `models/{id}` does, and keep nothing. No others: what an API keeps
+(files, batches, stored answers) is the key's, and all clients here have the same key there."""
+
+_MODEL: Final = re.compile(r"models(/(?!\.{1,2}(/|$))[A-Za-z0-9._:@-]+)+")
 
 IDLE_SECONDS: Final = 120.0
 """Without a byte from the upstream, after which its answer counts as cut. Models think in silence for a minute."""
@@ -51,6 +70,13 @@ class UpstreamUnreachable(HeadwaterError):
     status: ClassVar[int] = 502
     code: ClassVar[str] = "upstream_unreachable"
     retry: ClassVar[bool] = True
+
+
+class UpstreamRefused(HeadwaterError):
+    """It does not take this server's key, or sends it elsewhere: only who runs this server can mend that."""
+
+    status: ClassVar[int] = 502
+    code: ClassVar[str] = "upstream_refused"
 
 
 class UpstreamCut(HeadwaterError):
@@ -85,9 +111,10 @@ class Upstream:
         total_timeout: float = TOTAL_SECONDS,
     ) -> None:
         """`base_url` as the openai clients take it (`https://api.openai.com/v1`); `key`: its API key, from the
-        environment (`os.environ["OPENAI_API_KEY"]`); `headers`: more to be sent with each request; `idle_timeout`:
-        seconds of silence after which an answer counts as cut; `total_timeout`: seconds that it may take altogether.
-        Raises ValueError for what is no such URL.
+        environment (`os.environ["OPENAI_API_KEY"]`); `headers`: more to be sent with each request; `endpoints`:
+        those whose answers can be streams (PASSED_ON goes through beside them); `idle_timeout`: seconds of silence
+        after which an answer counts as cut; `total_timeout`: seconds that it may take altogether. Raises ValueError
+        for what is no such URL.
         """
         if not _is_plain(urlsplit(base_url)):
             raise ValueError("an upstream is http(s)://host/path, without a user name or a query")
@@ -103,8 +130,12 @@ class Upstream:
 
     @classmethod
     def named(cls, name: str, base_url: str, environ: Mapping[str, str] = os.environ) -> Self:
-        """With the key that the environment has for `name`: `OPENAI_API_KEY` for "openai"; none is fine, too."""
-        return cls(base_url, key=environ.get(f"{name.upper().replace('-', '_')}_API_KEY"))
+        """With the key that the environment has for `name` (`key_variable`); none is fine, too."""
+        return cls(base_url, key=environ.get(key_variable(name)))
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self._key)
 
     async def aclose(self) -> None:
         """Let go of its connections."""
@@ -113,13 +144,15 @@ class Upstream:
             await (await made).aclose()
 
     @asynccontextmanager
-    async def ask(self, endpoint: str, body: bytes) -> AsyncIterator[httpx.Response]:
+    async def ask(
+        self, endpoint: str, body: bytes, *, content_type: str = "application/json"
+    ) -> AsyncIterator[httpx.Response]:
         """Send `body`, and give the answer as soon as its head is there. Raises UpstreamUnreachable, and UpstreamCut
         when sending and reading together take too long."""
-        if endpoint not in self.endpoints:
+        if endpoint not in self.endpoints and method_of(endpoint) is None:
             raise ValueError(f"{endpoint!r} is none of this upstream's endpoints")
         try:
-            async with asyncio.timeout(self._total) as limit, self._sent(endpoint, body) as response:
+            async with asyncio.timeout(self._total) as limit, self._sent(endpoint, body, content_type) as response:
                 yield response
         except TimeoutError as error:
             if not limit.expired():
@@ -127,15 +160,16 @@ class Upstream:
             raise UpstreamCut("the upstream's answer took too long") from error
 
     @asynccontextmanager
-    async def _sent(self, endpoint: str, body: bytes) -> AsyncIterator[httpx.Response]:
+    async def _sent(self, endpoint: str, body: bytes, content_type: str) -> AsyncIterator[httpx.Response]:
         client = await self._opened()
         fields = {
             **self._headers,
-            "content-type": "application/json",
-            "accept": "text/event-stream, application/json",
+            "content-type": content_type,
+            "accept": "text/event-stream, application/json" if endpoint in self.endpoints else "*/*",
             "accept-encoding": "identity",  # events that wait in a decompressor come late
         }
-        request = client.build_request("POST", f"{self.base_url}/{endpoint}", content=body, headers=fields)
+        method, url = method_of(endpoint) or "POST", f"{self.base_url}/{quote(endpoint)}"
+        request = client.build_request(method, url, content=body if method == "POST" else None, headers=fields)
         try:
             response = await client.send(request, stream=True)
         except httpx.HTTPError as error:
@@ -146,9 +180,12 @@ class Upstream:
             await response.aclose()
 
     async def whole(self, response: httpx.Response) -> Refusal:
-        """An answer that is no stream of events: an error, or one that was not asked to be one."""
+        """An answer that is no stream of events: an error, or one that was not asked to be one. Raises UpstreamRefused
+        and UpstreamCut."""
         if response.status_code in (401, 403) or response.is_redirect:
-            raise UpstreamUnreachable(f"the upstream refuses this server (HTTP {response.status_code})")
+            why = "redirects are not followed" if response.is_redirect else f"sent {'a' if self._key else 'no'} key"
+            _log.warning("%s refuses this server: HTTP %d (%s)", self.base_url, response.status_code, why)
+            raise UpstreamRefused(f"the upstream refuses this server (HTTP {response.status_code}); see its log")
         body = bytearray()
         try:
             async for chunk in response.aiter_bytes():
@@ -189,6 +226,16 @@ class Upstream:
     def _made(self) -> httpx.AsyncClient:
         secure = self.base_url.startswith("https:")  # else no certificate is ever asked for, and none need be read
         return httpx.AsyncClient(timeout=self._timeout, limits=httpx.Limits(max_connections=None), verify=secure)
+
+
+def key_variable(name: str) -> str:
+    """Where the environment has the key of the upstream `name`: `OPENAI_API_KEY` for "openai"."""
+    return f"{name.upper().replace('-', '_')}_API_KEY"
+
+
+def method_of(endpoint: str) -> str | None:
+    """How one of those that answer in one piece is asked; None: it is none."""
+    return "GET" if _MODEL.fullmatch(endpoint) else PASSED_ON.get(endpoint)
 
 
 def _is_plain(place: SplitResult) -> bool:

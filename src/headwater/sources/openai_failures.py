@@ -25,7 +25,7 @@ from agents.exceptions import ModelRefusalError, ModelTimeoutError, ToolTimeoutE
 from headwater.sources import RunFailed
 from headwater.sources.openai_cut import UpstreamCut
 
-__all__ = ["failure"]
+__all__ = ["failure", "of_status"]
 
 
 _BY_TYPE: tuple[tuple[type[Exception], str, str], ...] = (
@@ -60,14 +60,18 @@ def failure(error: BaseException, *, answering: bool, tool_running: bool) -> Run
 
 def _provider_failure(error: openai.APIError, answering: bool) -> RunFailed:
     if isinstance(error, openai.APIStatusError):
-        status = error.status_code
-        if status == 429:
-            return RunFailed("rate_limited", "The model's provider allows no more requests at the moment (HTTP 429).")
-        if status < 500:
-            return RunFailed("model_refused_request", f"The model's provider refused the request (HTTP {status}).")
-        return RunFailed("model_unreachable", f"The model's provider failed (HTTP {status}).")
+        return of_status(error.status_code)
     if isinstance(error, openai.APITimeoutError):
         return RunFailed("model_timeout", "The model took too long to answer.")
     if answering:
         return RunFailed("upstream_cut", "The model's stream was cut off in the middle of its answer.")
     return RunFailed("model_unreachable", "The model cannot be reached.")
+
+
+def of_status(status: int) -> RunFailed:
+    """What an HTTP status of the model's provider means."""
+    if status == 429:
+        return RunFailed("rate_limited", "The model's provider allows no more requests at the moment (HTTP 429).")
+    if status < 500:
+        return RunFailed("model_refused_request", f"The model's provider refused the request (HTTP {status}).")
+    return RunFailed("model_unreachable", f"The model's provider failed (HTTP {status}).")

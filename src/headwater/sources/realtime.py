@@ -40,6 +40,7 @@ from headwater.model import Config, Offset, Retention
 from headwater.sources import RunFailed, Sink
 from headwater.sources.adoption import Adoption
 from headwater.sources.openai_values import tool_content
+from headwater.sources.realtime_failures import connection_failure
 from headwater.sources.redacted import redacted
 from headwater.streams import Streams
 
@@ -111,14 +112,13 @@ class RealtimeVoice:
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
-        except TimeoutError as error:
-            if not limit.expired():
-                raise redacted(error, sink.run_id, _log) from error
-            raise RunFailed("run_timeout", "The run took longer than it may.") from error
         except (RunFailed, HeadwaterError):
             raise
         except Exception as error:
-            raise redacted(error, sink.run_id, _log) from error
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise RunFailed("run_timeout", "The run took longer than it may.") from error
+            told = redacted(error, sink.run_id, _log)
+            raise connection_failure(error, connected=call.connected) or told from error
         finally:
             sink.usage(call.usage())
             await asyncio.shield(asyncio.ensure_future(sound.close(outcome)))
@@ -172,6 +172,8 @@ class _Call:
         self._session: Any = None
         self._hung_up = False
         self._answers_due = 0
+        self.connected = False
+        """The call has begun."""
 
     async def talk(self, session: Any, first: str) -> None:
         """Raises what ends the call early."""
@@ -181,6 +183,7 @@ class _Call:
             iter((custom(STREAMS, out=sound.name, **{"in": sound.input}, contentType=sound.content_type),))
         )
         async with session:
+            self.connected = True
             hearing = asyncio.create_task(self._hear(), name=f"headwater hears {self._sink.run_id}")
             try:
                 if first:
