@@ -67,7 +67,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 async def test_the_streams_of_a_killed_process_are_ended_by_another_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "RENEW_SECONDS", 3600.0)  # the keeper leaves it to us
+    monkeypatch.setattr(leases.Leases, "_keep_finishing", lambda _: asyncio.sleep(3600))  # it is left to us
     path = str(tmp_path / "a.db")
     process = subprocess.Popen([sys.executable, "-c", MAKE, path], stdout=subprocess.PIPE, text=True)
     async with Streams(SqliteStore(path)) as streams:
