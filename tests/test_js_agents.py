@@ -3,22 +3,20 @@
 Each client's script (tests/js-agents) runs all its cells in one process and says how each went.
 """
 
-import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import js_cells
 import matrix
-from real_server import ENVIRONMENT, Server, serving
+from real_server import Server, serving
 
 pytestmark = pytest.mark.server
 
 JS = Path(__file__).parent / "js-agents"
 OURS = Path(__file__).parent.parent / "clients" / "js" / "dist" / "index.js"
-PATIENCE_SECONDS = 170  # more than all cells of a client may take
 
 SHARED = (
     "whole",
@@ -93,11 +91,7 @@ def went() -> dict[str, dict[str, str]]:
 
 
 def ran(node: str, server: Server, script: str, version: str, *only: str) -> dict[str, str]:
-    command = [node, JS / script, server.url, version, *only]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=ENVIRONMENT)
-    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"cell":')]
-    assert lines, f"{script} said nothing:\n{done.stderr}"
-    return {line["cell"]: line["went"] for line in lines}
+    return js_cells.ran([node, JS / script, server.url, version, *only])
 
 
 @pytest.fixture

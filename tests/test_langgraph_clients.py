@@ -5,9 +5,7 @@ Nothing of them is replaced but the pauses before they connect again. Of npm's t
 """
 
 import asyncio
-import json
 import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,20 +16,20 @@ from agents import Agent, function_tool
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import BadRequestError, ConflictError
 
+import js_cells
 import matrix
 from event_cutter import EventCutter
 from headwater import Streams
 from headwater.http import App
 from headwater.runs import Runs
 from live_server import live
-from real_server import ENVIRONMENT, Server
+from real_server import Server
 from real_server import serving as serving_process
 from scripted_model import calls, scripted
 
 pytestmark = pytest.mark.server
 
 JS = Path(__file__).parent / "js-langgraph"
-PATIENCE_SECONDS = 170  # more than all cells of a client may take
 WORDS = ["Hel", "lo", " wor", "ld\u2028", "!"]
 MODES = ["values", "messages-tuple", "updates", "custom"]
 
@@ -301,11 +299,7 @@ def went() -> dict[str, dict[str, str]]:
 
 
 def ran(node: str, server: Server, client: str, *only: str) -> dict[str, str]:
-    command = [node, JS / "langgraph.mjs", server.url, CLIENTS[client], *only]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=ENVIRONMENT)
-    lines = [json.loads(line) for line in done.stdout.split("\n") if line.startswith('{"cell":')]
-    assert lines, f"{client} said nothing:\n{done.stderr}"
-    return {line["cell"]: line["went"] for line in lines}
+    return js_cells.ran([node, JS / "langgraph.mjs", server.url, CLIENTS[client], *only])
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import msgspec
-
 from headwater.decide import Append, Item
 from headwater.errors import Draining, HeadwaterError, Interrupted, KeyReused, StreamClosed, StreamExists
 from headwater.model import Head
+from headwater.runs import asking
 from headwater.runs.threads import Entry, Threads
 from headwater.runs.unread import left_alone
 from headwater.sources.chatkit import Processing, Said, error_event
@@ -36,7 +35,8 @@ EVENTS: Final = "text/event-stream"
 STOP_SECONDS: Final = 5.0
 """How long answers get to wind up when the process ends."""
 
-CONTROL_TTL_SECONDS: Final = 3600
+ASKED: Final = "headwater/chatkit/"
+"""Prefix of the streams in which processes ask each other to stop an answer."""
 
 UNFINISHED: Final = "The answer could not be finished."
 
@@ -141,22 +141,17 @@ class Answers:
         head = await self._streams.head(stream)
         if head.closed or head.owner is None:
             return False
-        name = _control_stream(head.owner)
-        await self._streams.create(name, ttl=CONTROL_TTL_SECONDS)
-        await self._streams.append(name, {"stop": stream})
+        await asking.ask(self._streams, head.owner, stream, prefix=ASKED)
         return True
 
     async def _hear(self) -> None:
         """Stop what other processes were asked to."""
-        name = _control_stream(self._streams.leases.owner)
         while not self._streams.draining:
             try:
-                await self._streams.create(name, ttl=CONTROL_TTL_SECONDS)
-                async for page in self._streams.follow(name):
-                    for message in page.messages:
-                        answer = self._making.get(msgspec.json.decode(message.data)["stop"])
-                        if answer is not None:
-                            answer.stop("cancelled")
+                async for asked in asking.heard(self._streams, prefix=ASKED):
+                    answer = self._making.get(asked.run_id)
+                    if answer is not None:
+                        answer.stop("cancelled")
             except HeadwaterError:
                 await asyncio.sleep(1)  # expired in silence, or the store is away: begin anew
 
@@ -247,7 +242,3 @@ def _failed(why: str) -> tuple[str, list[bytes]]:
 def _stored(data: bytes) -> bytes:
     """As ChatKit writes it, with a space behind the colon: its client is closed, and may count on that."""
     return b"data: %s\n" % data
-
-
-def _control_stream(owner: str) -> str:
-    return f"headwater/chatkit/{owner}"
