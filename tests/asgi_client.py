@@ -2,6 +2,9 @@
 
 `Client(app)` makes requests; a `Call` is one of them, running as a task of its own. A client that has stalled takes
 nothing more: the application's next `send` waits, as on a connection whose buffers are full.
+
+With the fixture `both_ways`, each call offers its connection, too, as headwater.server does: what the rest of a body is
+written to without the application.
 """
 
 from __future__ import annotations
@@ -12,10 +15,99 @@ from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+
+from headwater.outlet import CONNECTION, LINE, Cut, Follower
+
 Event = MutableMapping[str, Any]
 App = Callable[..., Coroutine[Any, Any, None]]
 
 PATIENCE_SECONDS = 5.0
+
+way = "portable"
+"""direct: calls offer their connection; parked: they do, and something that wraps the application waits for its end."""
+
+
+@pytest.fixture(autouse=True, params=["portable", "direct", "parked"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported by a test module, it has all tests there go every way to the client."""
+    monkeypatch.setattr("asgi_client.way", request.param)
+
+
+class CallLine:
+    """The connection of a call, as `headwater.outlet.Line`; and what may cut it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._chunk: bytes | None = None
+        self._unchanged: asyncio.Task[Any] | None = None
+        self._kept: list[bytes] = []
+        self._on_over: list[Callable[[], None]] = []
+        self.follower: Follower | None = None
+        self.is_full = False
+        self.alone = way == "direct"
+        self.was_cut = False
+        self.done = asyncio.Event()
+
+    def is_reached_by(self, send: object) -> bool:
+        return send == self._call._send
+
+    def expect(self, chunk: bytes) -> None:
+        self._chunk = chunk
+
+    def passed(self, event: Event) -> None:
+        if self._chunk is not None and event.get("body") is self._chunk:
+            self._unchanged = asyncio.current_task()
+
+    def take(self, follower: Follower) -> bool:
+        if self._unchanged is None or self._unchanged is not asyncio.current_task() or self._call._gone.is_set():
+            return False
+        self.follower = follower
+        return True
+
+    def write(self, data: bytes) -> None:
+        size, _, rest = data.partition(b"\r\n")
+        assert rest[int(size, 16) :] == b"\r\n", "not one chunk"
+        if self._call._taking.is_set():
+            self._call._took(rest[:-2])
+        else:
+            self._kept.append(rest[:-2])
+            self.is_full = True
+
+    def room(self) -> None:
+        """The client takes again."""
+        kept, self._kept, self.is_full = self._kept, [], False
+        for data in kept:
+            self._call._took(data)
+        if self.follower is not None:
+            self.follower.resume()
+
+    async def drained(self) -> None:
+        await self._call._taking.wait()
+
+    def finish(self) -> None:
+        self._call.ended = True
+
+    def on_over(self, call: Callable[[], None]) -> None:
+        if self.follower is None:
+            call()
+        else:
+            self._on_over.append(call)
+
+    def over(self) -> None:
+        self.follower = None
+        self.done.set()
+        for call in self._on_over:
+            call()
+        self._call._changed.set()
+
+    def cut(self, *, at_once: bool = False) -> None:
+        self.was_cut = True
+        self.lost()
+
+    def lost(self) -> None:
+        if self.follower is not None:
+            self.follower.lost()
 
 
 class Call:
@@ -34,6 +126,9 @@ class Call:
         self._gone = asyncio.Event()
         self._asked = False
         self._body = body
+        self.line = CallLine(self) if way != "portable" else None
+        if self.line is not None:
+            scope["extensions"] = {CONNECTION: self.line, LINE: self.line, **(scope.get("extensions") or {})}
         self.task = asyncio.create_task(app(scope, self._receive, self._send), name=f"call {scope['path']}")
         self.task.add_done_callback(lambda _: self._changed.set())
 
@@ -58,6 +153,13 @@ class Call:
             assert not self.ended, "a body after its end"
             self.chunks.append(event.get("body", b""))
             self.ended = not event.get("more_body", False)
+            if self.line is not None:
+                self.line.passed(event)
+        self._changed.set()
+
+    def _took(self, data: bytes) -> None:
+        assert not self.ended, "a body after its end"
+        self.chunks.append(data)
         self._changed.set()
 
     # -- the client's side ----------------------------------------------------------------------------------------
@@ -106,7 +208,28 @@ class Call:
         """Once the application has returned. Raises what it raised."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.shield(self.task)
+            if self._goes_on:
+                assert self.line is not None
+                await self.line.done.wait()
+        if self.line is not None and self.line.was_cut:
+            raise Cut
         return self
+
+    async def over(self) -> None:
+        """Once there is nothing left of it on the server's side, however it ended."""
+        await asyncio.wait([self.task])
+        if self._goes_on:
+            assert self.line is not None
+            await self.line.done.wait()
+
+    @property
+    def is_over(self) -> bool:
+        return self.task.done() and not self._goes_on
+
+    @property
+    def _goes_on(self) -> bool:
+        """Though the application has returned."""
+        return self.line is not None and self.line.follower is not None
 
     async def more(self) -> bytes:
         """The next chunk that comes, whenever it does."""
@@ -121,17 +244,21 @@ class Call:
     def take(self) -> None:
         """Take again."""
         self._taking.set()
+        if self.line is not None:
+            self.line.room()
 
     async def leave(self) -> Call:
         """Close the connection, and wait until the application is done with it."""
         self._gone.set()
         self._taking.set()
+        if self.line is not None:
+            self.line.lost()
         return await self.done()
 
     async def _until(self, said: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         async with asyncio.timeout(seconds):
             while not said():
-                if self.task.done():
+                if self.task.done() and not self._goes_on:
                     self.task.result()
                     raise AssertionError(f"the application is done; it sent {self.status} {self.body!r}")
                 self._changed.clear()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import asgi_client
 from asgi_client import Call, Client
 from headwater.delivery import CONNECTION, Cut, Delivery, Policy
 from headwater.errors import StoreUnavailable
@@ -303,9 +304,9 @@ def test_a_write_that_is_not_taken_for_30_s_is_given_up(extension, format_):
             await asyncio.sleep(3)
             await bench.appended(2)
             await asyncio.sleep(29.9)
-            assert not call.task.done()
+            assert not call.is_over
             begun = loop.time()
-            await asyncio.wait([call.task])
+            await call.over()
             assert loop.time() - begun < 1.2
             if extension:
                 await call.done()
@@ -348,6 +349,8 @@ async def test_a_write_that_is_taken_in_time_is_not_given_up():
 
 @virtual_time
 async def test_who_ends_the_server_at_the_moment_of_giving_up_is_heeded():
+    if asgi_client.way == "direct":
+        pytest.skip("its task is over by then")
     async with Bench() as bench:
         call = bench.read()
         await call.until(OPENING)
@@ -398,6 +401,8 @@ def test_a_client_that_leaves_ends_its_reader(when):
 
 @virtual_time
 async def test_a_cancelled_response_leaves_nothing_behind():
+    if asgi_client.way == "direct":
+        pytest.skip("its task is over by then")
     async with Bench() as bench:
         call = bench.read()
         await call.until(OPENING)
@@ -510,7 +515,7 @@ def test_a_stream_that_expires_under_a_reader_is_gone_within_a_second(ttl):
             await bench.streams.append("short", 1)
             await call.until(b"\n\n")
             end = loop.time() + ttl
-            await asyncio.wait([call.task])
+            await call.over()
             assert end <= loop.time() <= end + 1
             assert call.body.endswith(SAID % GONE)
 

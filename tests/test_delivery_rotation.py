@@ -29,7 +29,7 @@ def now() -> float:
 
 async def over(call: Call) -> float:
     """When the response ended, cleanly."""
-    await asyncio.wait([call.task])
+    await call.over()
     assert call.ended
     return now()
 
@@ -85,7 +85,7 @@ async def test_who_reads_from_now_on_is_not_sent_away_before_it_knows_where_that
         await site.put("t", "[1]", JSON)
         call = site.call("GET", "t?format=sse&offset=now")
         await asyncio.sleep(10 * SECONDS)
-        assert not call.task.done()
+        assert not call.is_over
         await site.post("t", "2", JSON)
         await over(call)
         assert [event.id for event in Decoder().feed(call.body)] == [at(2)]
@@ -104,7 +104,7 @@ def test_who_could_not_tell_it_from_the_end_is_left_alone(form: Format):
 
             call = Site(site.streams, app).call("GET", "/")  # type: ignore[arg-type]
             await asyncio.sleep(20 * SECONDS)
-            assert not call.task.done()
+            assert not call.is_over
             await call.leave()
 
     run()
@@ -116,7 +116,7 @@ async def test_without_being_asked_nothing_rotates():
         await site.put("t")
         call = site.call("GET", "t?offset=-1&live=sse")
         await asyncio.sleep(3600)
-        assert not call.task.done()
+        assert not call.is_over
         await call.leave()
 
 

@@ -84,7 +84,7 @@ async def test_a_stream_that_goes_while_long_polled_is_gone():
         refused(await call.done(), 404, "stream_not_found")
         await site.put("u", stream_ttl="5")
         call = site.call("GET", "u?offset=-1&live=long-poll")
-        await asyncio.wait([call.task])
+        await call.over()
         refused(call, 404, "stream_not_found")
 
 

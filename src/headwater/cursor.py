@@ -43,13 +43,16 @@ class Cursor:
         At the end of a closed stream: an empty page that says `closed`. Cancelled: the offset has not moved. Raises
         StreamNotFound, OffsetGone, StoreUnavailable.
         """
-        page = self._ready() or await self._fetched()
+        page = self.ready() or await self._fetched()
         if page is not None:
             self.offset = page.next
         return page
 
-    def _ready(self) -> Page | None:
-        """What needs no store: the usual case, so it comes first and without a task switch."""
+    def ready(self) -> Page | None:
+        """The next page, if it needs no store: the usual case, so it comes first and without a task switch.
+
+        The cursor does not move.
+        """
         head = self.tail.head
         if not isinstance(head, Head) or self.offset.position >= head.tail or head.expired(self._clock()):
             return None
@@ -57,6 +60,14 @@ class Cursor:
             return None
         messages = self.tail.messages(self.offset, self.max_bytes)
         return page_of(head, self.offset, messages) if messages else None
+
+    @property
+    def at_tail(self) -> bool:
+        """There is nothing more of an open stream, as far as is known without the store."""
+        head = self.tail.head
+        if not isinstance(head, Head) or head.closed or head.deleted is not None or head.expired(self._clock()):
+            return False
+        return self.offset == head.offset
 
     async def _fetched(self) -> Page | None:
         head, name = self.tail.head, self.tail.name

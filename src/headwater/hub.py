@@ -66,6 +66,8 @@ class Tail:
         self._messages: list[Message] = []
         self._sums: list[int] = [0]  # _sums[i]: cost of the messages before the i-th since the ring began
         self._waiters: set[asyncio.Future[None]] = set()
+        self.on_wake: list[Callable[[], None]] = []
+        """Called at each wake: by who stands for many that wait."""
         self._memo: OrderedDict[Hashable, bytes] = OrderedDict()
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
 
@@ -232,6 +234,8 @@ class Tail:
         for future in waiters:
             if not future.done():
                 future.set_result(None)
+        for call in self.on_wake:
+            call()
 
     @property
     def settled(self) -> bool:

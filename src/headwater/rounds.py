@@ -43,7 +43,7 @@ class Rounds:
 
     def discard(self, one: Looked) -> None:
         second = self._bucket_of.pop(one, None)
-        if second is not None:
+        if second is not None and second in self._buckets:  # its bucket may be the one that is looked at now
             self._buckets[second].discard(one)
         if not self._bucket_of and self._timer is not None:
             self._timer.cancel()  # not only idle: the next one may come on another loop
@@ -70,10 +70,11 @@ class Rounds:
         now = loop.time()
         for second in [second for second in self._buckets if second * ROUND_SECONDS <= now]:
             for one in self._buckets.pop(second):
-                del self._bucket_of[one]
                 due = one.due()
                 if due <= now:
                     one.look_after()
+                    if one not in self._bucket_of:
+                        continue  # that was the end of it
                     due = (math.floor(now / ROUND_SECONDS) + 1) * ROUND_SECONDS  # the next round, and no later
                 self._put(one, due)
         self._timer = None

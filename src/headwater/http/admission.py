@@ -11,11 +11,12 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from headwater.errors import TooManyRequests
+from headwater.outlet import Scope, line_of
 
 BURST_SECONDS: Final = 2.0
 """A client that was silent may write at once what it could have written in so long."""
@@ -96,6 +97,20 @@ class Admission:
             self._following[client] -= 1
             if not self._following[client]:
                 del self._following[client]
+
+    @contextmanager
+    def response(self, scope: Scope, client: str) -> Iterator[None]:
+        """The same until the response to a request is over, which may be later (`headwater.outlet.Line`)."""
+        held = ExitStack()
+        held.enter_context(self.reader(client))
+        try:
+            yield
+        finally:
+            line = line_of(scope)
+            if line is None:
+                held.close()
+            else:
+                line.on_over(held.close)
 
     def _too_many(self, message: str, seconds: int) -> TooManyRequests:
         self.refused += 1

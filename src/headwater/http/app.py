@@ -28,6 +28,7 @@ from headwater.http.outages import Outages
 from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
+from headwater.outlet import line_of
 from headwater.problems import RETRY_AFTER_SECONDS, SAFETY_HEADERS, answer
 from headwater.streams import Streams
 from headwater.subscriptions import Subscriptions
@@ -92,6 +93,9 @@ class App:
             await self._sockets(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        line = line_of(scope)
+        if line is not None:
+            line.alone = line.is_reached_by(send)
         exchange = Exchange(scope, receive, send, self._auth)
         added = [*SAFETY_HEADERS, *self._origins.headers(exchange.method, exchange.headers)]
         started = False
@@ -107,7 +111,7 @@ class App:
         try:
             response = await self._routed(exchange)
             follows = isinstance(response, Following) and exchange.method == "GET"
-            with self._admission.reader(exchange.client) if follows else nullcontext():
+            with self._admission.response(scope, exchange.client) if follows else nullcontext():
                 if response is not None:
                     await response(scope, receive, send_with_headers)  # type: ignore[arg-type]
         except Cut:

@@ -188,10 +188,11 @@ class StreamResource:
         try:
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
-            with self._admission.reader(exchange.client):
+            with self._admission.response(scope, exchange.client):
                 await self._delivery.respond(scope, receive, send, cursor, format_, headers, anchored=anchored)
-        finally:
+        except BaseException:
             cursor.close()
+            raise
         return None
 
     def _cursor(self, exchange: Exchange) -> str:

@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol, with the connection offered to the application, bounds on what a request may be, and a
 socket that notices dead peers.
 
-Knows uvicorn and the extension that `headwater.delivery` looks for; nothing of streams.
+Knows uvicorn and the extensions that `headwater.outlet` looks for; nothing of streams.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import socket
 import sys
 from typing import Any, Final
 
-from headwater.delivery import CONNECTION, Receive, Scope, Send
 from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
+from headwater.outlet import CONNECTION, LINE, Follower, Receive, Scope, Send
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
+from headwater.server.line import OpenLine
 
 try:
     from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -88,6 +89,9 @@ class Protocol(HttpToolsProtocol):
     _over = False
     """No request is taken here any more."""
     _too_large = False
+    line: OpenLine | None = None
+    follower: Follower | None = None
+    """Who writes the body of the response without the application."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -141,6 +145,7 @@ class Protocol(HttpToolsProtocol):
         self.app = app
         if self.cycle is not before:  # else it becomes a WebSocket
             connection.cycle = self.cycle
+            extensions[LINE] = OpenLine(self, self.cycle)
             self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -193,6 +198,18 @@ class Protocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.line is not None:
+            self.line.is_full = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.line is not None:
+            self.line.is_full = False
+        if self.follower is not None:
+            self.follower.resume()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrival.forget()
         for cycle in self._cycles:  # uvicorn tells the newest only, and the others would go on for ever
@@ -200,6 +217,9 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+        follower, self.follower = self.follower, None
+        if follower is not None:
+            follower.lost()
 
 
 async def _refuse_head(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,383 @@
+"""One reader of one response: the loop that follows a stream, formats it and sends it.
+
+On a wake it takes everything up to the tail, bounded, in one write: that is the whole chunking policy. It never has a
+queue: while a write is not taken, the reader is simply behind (G9). At the tail it waits: in a task, or, where the
+connection is its own (`headwater.outlet`), without one, in the fan of its tail.
+
+How a response ends tells the truth (G8): the body ends cleanly only where the stream did, or where the format has said
+in its own terms that it did not. Else the connection is cut, so that no client takes half an answer for a whole one.
+
+Every offset that a client learns is between two characters of a text: what it got up to there, and what it gets from
+there, may be decoded apart.
+
+Knows cursors, formats and outlets. Cancellation of its task leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headwater.cursor import Cursor
+from headwater.errors import Draining, HeadwaterError, StoreError
+from headwater.fans import Fan, Fans, Frames
+from headwater.formats.characters import whole
+from headwater.formats.format import Format
+from headwater.model import Head, Offset, Page
+from headwater.outlet import Line, Outlet, framed
+from headwater.streams import Streams
+
+_store_log = logging.getLogger("headwater.store")
+"""For the server's operator: clients are told no more than that the store is away."""
+
+UNFINISHED: Final = frozenset({"failed", "cancelled"})
+"""Outcomes of a closed stream that must not look like the end of a whole one."""
+
+HELD_BYTES: Final = 1024 * 1024
+"""Held back of text, behind a first message, for the rest of a character; what is more is sent as it is."""
+
+ROTATION_JITTER: Final = 0.1
+"""Of the time between rotations, more or less: those who came together do not all come back together."""
+
+LAST_WRITE_SECONDS: Final = 1.0
+"""A write that is not taken for so long while the server goes away: its reader is let go, the others have been told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How readers are served."""
+
+    heartbeat_seconds: float = 15.0
+    """Of silence. Under every idle limit met in the field: 30 s (load balancers) to 100 s (Cloudflare)."""
+    write_seconds: float = 30.0
+    """A write that has not been taken for so long: the reader is dropped and may resume. (On Linux, `headwater.server`
+    has the kernel give up on one that takes nothing at all before that.)"""
+    chunk_bytes: int = 64 * 1024
+    """In one write: what a reader that is behind gets at a time, before the others have their turn."""
+    rotate_seconds: float | None = None
+    """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
+    never; what it is good for are shared caches that collapse requests, which need them to end."""
+
+
+class _Interrupted(Exception):
+    """The format could not say that the stream goes on: the response must not end cleanly."""
+
+
+class Reader:
+    """One response. `Rounds` calls `due` and `look_after`, a fan calls `pull`, a line `resume` and `lost`."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        policy: Policy,
+        fans: Fans,
+        cursor: Cursor,
+        format_: Format,
+        outlet: Outlet,
+        *,
+        anchored: bool,
+        on_over: Callable[[Reader], None],
+    ) -> None:
+        """`on_over` is called once, when the response is over, whichever way."""
+        self._streams, self._policy, self._fans = streams, policy, fans
+        self._cursor, self._format, self._outlet = cursor, format_, outlet
+        self._on_over = on_over
+        self._clock = asyncio.get_running_loop().time
+        self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._line: Line | None = None
+        self._fan: Fan | None = None
+        self._key: Hashable = None
+        self._last_write = self._clock()
+        self._writing = False
+        self._anchored, self._begun = anchored, False
+        rotate = policy.rotate_seconds if format_.ends_openly else None
+        jitter = random.uniform(1 - ROTATION_JITTER, 1 + ROTATION_JITTER)  # noqa: S311 -- no secret
+        self._rotate_at = math.inf if rotate is None else self._clock() + rotate * jitter
+        self.gone = False
+        """The client has closed the connection."""
+        self.stalled = False
+        """A write was not taken in time, and the reader is dropped for it."""
+
+    def __repr__(self) -> str:
+        return f"<Reader of {self._cursor!r} in {self._format!r}{' [waits in a fan]' if self.is_parked else ''}>"
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head of the response, and go on until it is over, or waits in a fan. Raises Cut."""
+        self._task = asyncio.current_task()
+        await self._run(lambda: self._opened(status, headers))
+
+    async def _opened(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        await self._taken(self._outlet.start(status, headers))
+        await self._write(self._format.opening)
+        await self._pages()
+
+    async def _run(self, go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            try:
+                await go_on()
+            except HeadwaterError as error:
+                await self._interrupt(error)
+        except asyncio.CancelledError:
+            # Our own doing, unless the server wants it too: the task is the server's, which knows nothing of it.
+            task = asyncio.current_task()
+            if not self.stalled or (task is not None and task.uncancel()):
+                raise
+            self._outlet.cut(at_once=True)
+        except _Interrupted:
+            self._outlet.cut()
+        except OSError:
+            pass  # ASGI 2.4: the client has left while we were sending
+        finally:
+            if not self.is_parked:
+                self._over()
+
+    def _over(self) -> None:
+        self._cursor.close()
+        self._on_over(self)
+        if self._line is not None:
+            self._line.over()
+
+    def drop(self) -> None:
+        """Be done with it: its server does not wait any more."""
+        self._outlet.cut(at_once=True)
+        self.lost()
+
+    async def _pages(self) -> None:
+        tail = self._cursor.tail
+        while not self.gone:
+            wakes = tail.wakes
+            page = await self._take()
+            if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
+                page = self._standing(up_to_date=True)
+            self._begun = True
+            if page is not None:
+                data = self._rendered(page)
+                await self._write(data)
+                if not (data or page.up_to_date):
+                    await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
+                self._anchored = self._anchored or bool(page.messages)
+                if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
+                    raise _Interrupted
+                if page.closed:
+                    await self._finish(self._format.ending(page))
+                    return
+                if self._format.pauses(page):
+                    await self._finish(b"")
+                    return
+            # Only now: a stream that was closed because the server goes away has told its own end.
+            if self._streams.draining:
+                raise Draining("the server is going away; connect again")
+            if self._clock() >= self._rotate_at and self._anchored and not self.gone:
+                standing = self._standing(up_to_date=page is None or page.up_to_date)
+                await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
+                return
+            if page is None and tail.wakes == wakes and not self.gone:
+                if self._park():
+                    return
+                await self._wait()
+
+    def _standing(self, *, up_to_date: bool) -> Page:
+        return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
+
+    async def _take(self) -> Page | None:
+        """The next page. Where the format needs it, messages at its end wait for the rest of a character; what never
+        gets one is sent when the stream is closed, or when it is too much to wait for."""
+        cursor, start = self._cursor, self._cursor.offset
+        page = await cursor.take()
+        while page is not None and self._format.in_characters and not page.closed:
+            shown = whole(page.messages)
+            if shown == len(page.messages) > 0:
+                return page
+            if shown:
+                cursor.offset = page.messages[shown - 1].offset
+                return page._replace(messages=page.messages[:shown], next=cursor.offset)
+            if sum(len(message.data) for message in page.messages[1:]) > HELD_BYTES:
+                return page
+            more = None if page.up_to_date else await cursor.take()
+            if more is None:  # looked at again at the next wake
+                cursor.offset = start
+                return None
+            page = more._replace(messages=[*page.messages, *more.messages], start=start)
+        return page
+
+    def _rendered(self, page: Page) -> bytes:
+        if not page.up_to_date or self._format.key is None:
+            return self._format.render(page)
+        # Everybody who keeps up asks for the same page: it is rendered once.
+        key = self._format.key, page.start, page.next, page.closed
+        return self._cursor.tail.rendered(key, lambda: self._format.render(page))
+
+    async def _write(self, data: bytes) -> None:
+        if data and not self.gone:
+            await self._taken(self._outlet.write(data))
+
+    async def _finish(self, data: bytes) -> None:
+        if not self.gone:
+            await self._taken(self._outlet.finish(data))
+
+    async def _taken(self, write: Coroutine[Any, Any, None]) -> None:
+        self._writing, self._last_write = True, self._clock()
+        await write
+        self._writing, self._last_write = False, self._clock()
+
+    async def _interrupt(self, error: HeadwaterError) -> None:
+        if isinstance(error, StoreError) and self._streams.is_open:
+            _store_log.error("a request failed: %s", error)
+        for tell in self._streams.on_interruption:
+            tell(error)
+        said = self._format.interruption(error)
+        if self._format.ends_openly:
+            await self._finish(said)
+            return
+        await self._write(said)
+        raise _Interrupted
+
+    async def _wait(self) -> None:
+        """Until the tail, the client, the drain or the round says something."""
+        tail = self._cursor.tail
+        self._waiter = tail.waiter()
+        try:
+            await self._waiter
+        finally:
+            tail.discard(self._waiter)
+            self._waiter = None
+        if self._is_silent() and not self.gone:
+            await self._write(self._format.heartbeat)
+
+    def _is_silent(self) -> bool:
+        return self._clock() - self._last_write >= self._policy.heartbeat_seconds
+
+    def wake(self) -> None:
+        """Something has happened: go on."""
+        if self._fan is not None:
+            self._unpark()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def lost(self) -> None:
+        """The client has left."""
+        self.gone = True
+        if self._fan is None:
+            self.wake()
+        else:
+            self._leave_fan()
+            self._over()
+
+    # -- without a task -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_parked(self) -> bool:
+        """It waits in a fan, and its task is over."""
+        return self._fan is not None
+
+    def _park(self) -> bool:
+        """Wait in the fan, if the connection can be had for that."""
+        self._line = self._outlet.take(self)
+        if self._line is None:
+            return False
+        self._task = None
+        # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
+        self._key = self._format.key or self
+        self._fan = self._fans.join(self._cursor.tail, self)
+        return True
+
+    def _leave_fan(self) -> None:
+        assert self._fan is not None
+        self._fans.leave(self._fan, self)
+        self._fan = None
+
+    def _unpark(self) -> None:
+        self._leave_fan()
+        self._task = asyncio.create_task(self._run(self._pages), name="headwater-reader")
+
+    def pull(self, frames: Frames, now: float) -> None:
+        """Write what is new, if that is all there is to do; else go on in a task."""
+        cursor, line = self._cursor, self._line
+        assert line is not None
+        if line.is_full:
+            return  # it is looked at again when there is room
+        if cursor.offset is frames.start and self._key is frames.key:  # as for the one before: the usual case
+            cursor.offset = frames.end
+        elif not self._framed(frames):
+            return
+        self._anchored = True
+        if frames.data:
+            self._last_write = now
+            line.write(frames.data)
+
+    def _framed(self, frames: Frames) -> bool:
+        """Have the bytes of all that is new in `frames`, and move behind it. False: there is nothing, or more to it."""
+        cursor, key = self._cursor, self._key
+        start = cursor.offset
+        made = frames.find(key, start)
+        if made is None:
+            made = self._made()
+            if made is None:
+                if self._streams.draining or not cursor.at_tail:
+                    self._unpark()
+                return False
+        frames.keep(key, start, *made)
+        cursor.offset = made[1]
+        return True
+
+    def _made(self) -> tuple[bytes, Offset] | None:
+        """The bytes of all that is new and where they lead; None where there is more to it."""
+        page = None if self._streams.draining else self._cursor.ready()
+        if page is None or page.closed or not page.up_to_date:
+            return None
+        if self._format.in_characters and whole(page.messages) != len(page.messages):
+            return None
+        if self._format.pauses(page):
+            return None
+        return framed(self._format.render(page)), page.next
+
+    def resume(self) -> None:
+        """There is room again."""
+        if self._fan is not None:
+            self._last_write = self._clock()
+            self._fan.look(self)
+
+    # -- rounds -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _waits_for_client(self) -> bool:
+        return self._writing or (self._fan is not None and self._line is not None and self._line.is_full)
+
+    def due(self) -> float:
+        """When somebody should look after this reader next, on the loop's clock."""
+        if self._waits_for_client:
+            patience = self._policy.write_seconds
+            given_up = self._last_write + (min(patience, LAST_WRITE_SECONDS) if self._streams.draining else patience)
+            # Looked at before that, too: when the write is taken, a silence begins.
+            return min(given_up, self._clock() + self._policy.heartbeat_seconds)
+        head = self._cursor.tail.head
+        end = head.expiry() if isinstance(head, Head) else None
+        left = math.inf if end is None else (end - self._streams.clock()) / 1000
+        rotate_at = self._rotate_at if self._anchored else math.inf
+        return min(self._last_write + self._policy.heartbeat_seconds, self._clock() + left, rotate_at)
+
+    def look_after(self) -> None:
+        """Its time has come: for a heartbeat, for the stream to expire, or for a stalled write to be given up."""
+        if self._waits_for_client:
+            self._give_up()
+        elif self._fan is None or self._clock() >= self._rotate_at or not self._cursor.at_tail:
+            self.wake()
+        elif self._is_silent() and self._line is not None:
+            self._last_write = self._clock()
+            self._line.write(framed(self._format.heartbeat))
+
+    def _give_up(self) -> None:
+        if self.stalled:
+            return
+        self.stalled = True
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._outlet.cut(at_once=True)
+            self.lost()

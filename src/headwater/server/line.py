@@ -1,0 +1,121 @@
+"""The connection of one response, for who writes its body without a task: `headwater.outlet.Line` on uvicorn.
+
+Knows uvicorn's request and response, whose state it leaves as if all had come through `send`. Invariant: bytes are
+written between the head and the end of one response, and only while the connection is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from headwater.errors import MissingExtra
+from headwater.outlet import Follower, Send
+
+try:
+    from uvicorn.protocols.http.flow_control import FlowControl
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+except ImportError as error:
+    raise MissingExtra("server", "uvicorn or httptools") from error
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Connected(Protocol):
+    """uvicorn's protocol, as far as a line has to do with it."""
+
+    transport: asyncio.Transport
+    flow: FlowControl
+    follower: Follower | None
+    line: OpenLine | None
+
+    def on_response_complete(self) -> None:
+        """The next request may come, or be answered."""
+
+
+class Cycle(RequestResponseCycle):
+    """uvicorn's request and response, which shows its line what has come through all that wraps `send`."""
+
+    line: OpenLine
+
+    async def send(self, message: Any) -> None:
+        self.line.passed(message)
+        await super().send(message)
+
+
+class OpenLine:
+    """Of one response."""
+
+    __slots__ = ("_chunk", "_cycle", "_follower", "_on_over", "_protocol", "_unchanged", "alone", "is_full", "write")
+
+    def __init__(self, protocol: Connected, cycle: RequestResponseCycle) -> None:
+        cycle.__class__ = Cycle  # uvicorn has no seam for a class of one's own
+        cast("Cycle", cycle).line = self
+        self._protocol, self._cycle = protocol, cycle
+        self._chunk: bytes | None = None
+        self._unchanged: asyncio.Task[Any] | None = None
+        """In which task a chunk came through as it was."""
+        self._follower: Follower | None = None
+        self._on_over: list[Callable[[], None]] = []
+        self.alone = False
+        self.is_full = protocol.flow.write_paused
+        self.write: Callable[[bytes], None] = protocol.transport.write
+
+    def __repr__(self) -> str:
+        return f"<OpenLine [{'taken' if self._follower is not None else 'free'}]>"
+
+    def is_reached_by(self, send: Send) -> bool:
+        """Whether `send` is the server's own, with nothing around it."""
+        return getattr(send, "__self__", None) is self._cycle
+
+    def expect(self, chunk: bytes) -> None:
+        if self._unchanged is None:
+            self._chunk = chunk
+
+    def passed(self, message: Any) -> None:
+        """This is what has come of what was sent."""
+        if self._chunk is not None and message.get("body") is self._chunk:
+            self._unchanged, self._chunk = asyncio.current_task(), None
+
+    def take(self, follower: Follower) -> bool:
+        cycle = self._cycle
+        if self._unchanged is None or self._unchanged is not asyncio.current_task():
+            return False
+        if not cycle.chunked_encoding or cycle.disconnected or self._protocol.transport.is_closing():
+            return False
+        cycle.disconnected = True  # so that uvicorn takes it for meant when the application returns, or has no more
+        self._unchanged = None
+        self.is_full = self._protocol.flow.write_paused
+        self._protocol.line = self
+        self._follower = self._protocol.follower = follower
+        return True
+
+    async def drained(self) -> None:
+        await self._protocol.flow.drain()
+
+    def finish(self) -> None:
+        cycle, protocol = self._cycle, self._protocol
+        if protocol.transport.is_closing():
+            return
+        protocol.follower = None
+        protocol.transport.write(LAST_CHUNK)
+        cycle.disconnected, cycle.response_complete = False, True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+    def on_over(self, call: Callable[[], None]) -> None:
+        if self._follower is None:
+            call()
+        else:
+            self._on_over.append(call)
+
+    def over(self) -> None:
+        if self._protocol.follower is self._follower:
+            self._protocol.follower = None
+        self._follower = None
+        for call in self._on_over:
+            call()
+        self._on_over.clear()
