@@ -1,0 +1,1 @@
+"""What the benchmarks share: servers to measure, the load on them, and the report."""
