@@ -94,6 +94,10 @@ class _Asked(msgspec.Struct):
     stream: bool | None = None
 
 
+class _Events(ServerSentEvents):
+    transport = "proxy"
+
+
 class Proxy:
     """The upstreams of this process, and their answers on their way: `App(streams, pages={"/v1/proxy/": proxy})`."""
 
