@@ -319,7 +319,8 @@ class Streams:
     def statistics(self) -> dict[str, int]:
         """Figures for a console or metrics: tails held, readers on them, and the store's own."""
         readers = sum(tail.readers for tail in self.hub)
-        return {"tails": len(self.hub), "readers": readers, **self.store.statistics()}
+        own = {f"written_{name}": value for name, value in self.writes.statistics().items()}
+        return {"tails": len(self.hub), "readers": readers, **own, **self.store.statistics()}
 
     # -- what changes without being asked ---------------------------------------------------------------------------
 

@@ -39,8 +39,8 @@ class TimedStore(Store):
     def commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> Awaitable[None]:
         return self._store.commit(name, expected, head, messages)
 
-    async def delete(self, name: str, expected: Head) -> None:
-        await self._timed("delete", self._store.delete(name, expected))
+    def delete(self, name: str, expected: Head) -> Awaitable[None]:
+        return self._timed("delete", self._store.delete(name, expected))  # submitted now, as it is by any store
 
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
         return await self._timed("read", self._store.read(name, start, max_bytes=max_bytes))
