@@ -82,7 +82,7 @@ class App:
         self._subscriptions = SubscriptionResource(subscriptions)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._sockets.on_refusal = self.traffic.turned_away
-        self.metrics = self._metrics(None if metrics is True else metrics) if metrics is not False else None
+        self.metrics = self.numbers(None if metrics is True else metrics) if metrics is not False else None
         """The numbers of this application, where they were asked for."""
         self._runs = _resource(runs) if runs is not None else None
         self._agents = _agents(runs) if runs is not None else None
@@ -106,7 +106,8 @@ class App:
         else:
             await self._sockets(scope, receive, send)
 
-    def _metrics(self, directory: str | None) -> Metrics:
+    def numbers(self, directory: str | None = None) -> Metrics:
+        """The numbers of this application, to be shown elsewhere. `directory`: as in `metrics`; close them then."""
         from headwater.http.families import Lags, Measured
         from headwater.http.metrics import Metrics
 
