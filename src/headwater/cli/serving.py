@@ -32,7 +32,11 @@ DemoPort = Annotated[int, typer.Option(min=0, max=65535, envvar="PORT", help="0:
 
 Agents = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME=]MODULE:AGENT...", help="Agents to offer under /v1/runs.", show_default=False),
+    typer.Argument(
+        metavar="[NAME=]MODULE:AGENT...",
+        help="Agents to offer under /v1/runs, by NAME or the slug of their own.",
+        show_default=False,
+    ),
 ]
 KeyFile = Annotated[
     str | None, typer.Option(metavar="keys.toml", help="Key file: who may do what.", show_default=False)
@@ -163,15 +167,9 @@ def serve(  # noqa: PLR0913 -- the options of a command
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
 
-    An agent is offered under the slug of its own name, or under NAME.
-
     [bold]Examples[/]
 
-    [dim]$[/] headwater serve
-    [dim]$[/] headwater serve app.agents:assistant helper=app.agents:second
-    [dim]$[/] headwater serve --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
-    [dim]$[/] OPENAI_API_KEY=... headwater serve --proxy openai=https://api.openai.com/v1
-    [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
+    [dim]$[/] headwater serve app.agents:assistant --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
     """
     from headwater.server import ServeConfig
 
@@ -198,18 +196,19 @@ def serve(  # noqa: PLR0913 -- the options of a command
         metrics_port=metrics_port,
         metrics_host=metrics_host,
         metrics_dir=metrics_dir,
+        log_format=log_format,
     )
-    _serve(config, agents or [], log_format)
+    _serve(config, agents or [])
 
 
-def _serve(config: ServeConfig, agents: list[str], log_format: LogFormat) -> NoReturn:
+def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
     from headwater.server import logs, run
     from headwater.server.serve import agent_names, check, check_values
 
     with _bad_values_said():
         check_values(config)
     check(config)  # before any module of the caller's is imported
-    logs.begin(config.log_level, log_format)
+    logs.begin(config.log_level, config.log_format)
     with _bad_values_said():
         config = replace(config, agents=[load(spec) for spec in agents])
         agent_names(config.agents)

@@ -217,6 +217,9 @@ def _of_reads() -> Iterator[Family]:
         (),
         one(lambda at: at.streams.reads.replayed),
     )
+
+
+def _of_delivery() -> Iterator[Family]:
     yield Family(
         "headwater_events_delivered",
         "counter",
@@ -252,6 +255,9 @@ def _of_reads() -> Iterator[Family]:
         (),
         one(lambda at: at.lags.seconds),
     )
+
+
+def _of_endings() -> Iterator[Family]:
     yield Family(
         "headwater_slow_reader",
         "counter",
@@ -379,4 +385,4 @@ def _of_the_server() -> Iterator[Family]:
     )
 
 
-FAMILIES: Final = (*_of_writes(), *_of_reads(), *_of_runs(), *_of_the_server())
+FAMILIES: Final = (*_of_writes(), *_of_reads(), *_of_delivery(), *_of_endings(), *_of_runs(), *_of_the_server())

@@ -68,7 +68,9 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.exc_text = None  # another handler may have written it in full
-        return redacted(super().format(record))
+        text = redacted(super().format(record))
+        record.exc_text = None  # nor is what we leave out for others to show
+        return text
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 -- logging's name
         return super().formatException(ei) if self._whole else "\n".join(_without_words(ei[1]))
@@ -94,13 +96,13 @@ class JsonLines(Lines):
 
 
 def begin(level: str, format_: LogFormat = "human", stream: TextIO | None = None) -> None:
-    """Have this process log to `stream`, by default stderr. `level` debug is of Headwater alone."""
+    """Have this process log to `stream`, by default stderr, unless it logs already. `level` debug is of Headwater
+    alone."""
     handler = logging.StreamHandler(stream or sys.stderr)
     kind = JsonLines if format_ == "json" else Lines
     handler.setFormatter(kind(whole_errors=level == "debug"))
-    root = logging.getLogger()
-    for known in list(root.handlers):
-        root.removeHandler(known)
+    if (root := logging.getLogger()).handlers:
+        return
     root.addHandler(handler)
     root.setLevel("INFO" if level == "debug" else level.upper())
     logging.getLogger("headwater").setLevel(level.upper())

@@ -31,7 +31,7 @@ from headwater.http.lifespan import drain, opened
 from headwater.http.metrics import Metrics
 from headwater.http.origins import LOOPBACK, Origins, checked_origin
 from headwater.retention import Rules
-from headwater.server import metrics_port
+from headwater.server import logs, metrics_port
 from headwater.server.connection import Protocol, listen
 from headwater.server.upgraded import SocketProtocol
 from headwater.streams import Streams
@@ -85,6 +85,7 @@ class ServeConfig:
     max_readers: int | None = None
     max_readers_per_client: int | None = None
     log_level: str = "info"
+    log_format: logs.LogFormat = "human"
     metrics_port: int | None = None
     """Where `/metrics` is, on an address of its own, which needs no key then; None: beside all else."""
     metrics_host: str = "127.0.0.1"
