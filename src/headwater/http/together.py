@@ -137,7 +137,7 @@ def _add(values: dict[Labels, Value], more: Values) -> None:
     for labels, value in more.items():
         known = values.get(labels)
         if isinstance(value, Histogram):
-            total = Histogram(value.bounds)
+            total = Histogram(known.bounds if isinstance(known, Histogram) else value.bounds)
             for one in (known, value):
                 with suppress(ValueError):  # another version's bounds: its part is left out
                     if isinstance(one, Histogram):
@@ -170,5 +170,7 @@ def _value(said: Any) -> Value:
     if not isinstance(said, list):
         return float(said)
     histogram = Histogram(said[0])
+    if len(said[1]) != len(histogram.counts):
+        raise ValueError("not a histogram")
     histogram.counts, histogram.sum = [int(count) for count in said[1]], float(said[2])
     return histogram

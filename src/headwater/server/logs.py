@@ -30,9 +30,10 @@ _NOT_SHOWN: Final = "[not shown: it may hold what users said; log level debug sh
 
 _SECRETS: Final = (
     (re.compile(r"\b(bearer|basic)\s+[^\s\"',;]+", re.I), rf"\1 {REDACTED}"),
+    (re.compile(r"\b((?:set-)?cookie)\b([\"']?\s*[:=]\s*)(?:\"[^\"]*\"|'[^']*'|.+)", re.I), rf"\1\2{REDACTED}"),
     (
         re.compile(
-            r"\b((?:proxy-)?authorization|(?:set-)?cookie|(?:x-)?api[-_]?key|(?:access|refresh|id|auth)[-_]?token|token|"
+            r"\b((?:proxy-)?authorization|(?:x-)?api[-_]?key|(?:access|refresh|id|auth)[-_]?token|token|"
             r"client[-_]?secret|secret|password|passwd)\b([\"']?\s*[:=]\s*)(?!\s*[\"']?(?:bearer|basic)\b)"
             r"(?:\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)",
             re.I,
