@@ -477,3 +477,12 @@ def test_what_is_observed_many_times_costs_one_observation() -> None:
     histogram = Histogram(SHORT_SECONDS)
     histogram.observe(0.002, 1000)
     assert (histogram.count, histogram.sum) == (1000, pytest.approx(2))
+
+
+async def test_the_loop_is_watched_while_it_serves() -> None:
+    async with open_site(metrics=True) as site:
+        assert (await scrape(site))["headwater_loop_lag_seconds_count"] == 0
+        with site.streams.lag.watched():
+            while not site.streams.lag.histogram.count:
+                await asyncio.sleep(0.01)
+            assert (await scrape(site))["headwater_loop_lag_seconds_count"] > 0

@@ -372,6 +372,13 @@ def _of_the_server() -> Iterator[Family]:
         (),
         one(lambda at: at.streams.operations.conflicts),
     )
+    yield Family(
+        "headwater_loop_lag_seconds",
+        "histogram",
+        "How late the event loop was, looked at ten times a second.",
+        (),
+        one(lambda at: at.streams.lag.histogram),
+    )
     yield Family("headwater_processes", "gauge", "Server processes that this is the sum of.", (), one(lambda _: 1))
     yield Family(
         "headwater_draining", "gauge", "Processes that are going away.", (), one(lambda at: int(at.streams.draining))
