@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asgi_client import both_ways  # noqa: F401 -- readers here go every way to the client
 from headwater.errors import BadRequest
 from headwater.http.auth import Keys, Principal
 from headwater.journal import LONGEST_TEXT, note
@@ -159,9 +160,33 @@ async def test_the_end_of_each_reader_is_a_line(log: Log) -> None:
         facts = {name: said[name] for name in said if name not in ("time", "logger", "level")}
         assert facts == {
             "event": "reader ended", "transport": "durable-sse", "stream": "chat/7", "method": "GET",
-            "route": "/v1/stream/{name}", "status": 200, "events": 1, "bytes": len(reader.body), "resumed": False,
+            "route": "/v1/stream/{name}", "status": 200, "events": 1, "bytes": 3, "resumed": False,
             "reason": "left", "seconds": 12.5,
         }  # fmt: skip
+
+
+@virtual_time
+async def test_what_came_while_a_reader_waited_is_in_its_line(log: Log) -> None:
+    async with open_site() as site:
+        await site.put("a", "abc")
+        reader, stalled = (site.call("GET", "a?offset=-1&live=sse") for _ in range(2))
+        for one in (reader, stalled):
+            await one.until(b"upToDate")
+        for text in ("one", "seven77"):
+            await site.post("a", text)
+            await reader.until(text.encode())
+        await stalled.until(b"seven77")
+        stalled.stall()
+        await site.post("a", "goes into a buffer")
+        await asyncio.sleep(1)
+        await site.post("a", "x" * 18)
+        await stalled.leave()
+        await reader.until(b"x" * 18)
+        await reader.leave()
+        ended = log.events("reader ended")
+        assert (ended[1]["events"], ended[1]["bytes"]) == (5, 49)
+        # Where there is a buffer, that took one: three of the four that came, whose 46 bytes are taken as even.
+        assert ended[0]["bytes"] in (13, 3 + 46 * 3 // 4)
 
 
 class Careless:

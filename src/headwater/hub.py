@@ -90,6 +90,11 @@ class Tail:
         found = self.messages(offset, 1) or self._messages[:1]
         return found[0].time if found else otherwise
 
+    @property
+    def volume(self) -> int:
+        """Bytes of all messages that have come into the ring since it began, each with its overhead."""
+        return self._sums[-1]
+
     def reaches(self, offset: Offset) -> bool:
         """Whether the ring goes up to `offset` or beyond it."""
         return offset.generation == self._generation and offset.position <= self._base + len(self._messages)

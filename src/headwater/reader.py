@@ -293,12 +293,14 @@ class Reader:
         # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
         self._key = self._format.key or self
         self._fan = self._fans.join(self._cursor.tail, self)
+        self.visit.parked()
         return True
 
     def _leave_fan(self) -> None:
         assert self._fan is not None
         self._fans.leave(self._fan, self)
         self._fan = None
+        self.visit.unparked()
 
     def _unpark(self) -> None:
         self._leave_fan()
@@ -318,7 +320,6 @@ class Reader:
         if frames.data:
             self._last_write = now
             frames.count += 1
-            self.visit.bytes += len(frames.data)
             line.write(frames.data)
 
     def _framed(self, frames: Frames) -> bool:

@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 from headwater.cursor import Cursor
+from headwater.hub import MESSAGE_OVERHEAD
 from headwater.journal import note
 from headwater.model import Head, Page
 from headwater.outlet import Scope
@@ -43,7 +44,9 @@ class Visit:
         head = cursor.tail.head
         behind = max(0, head.tail - cursor.offset.position) if isinstance(head, Head) else 0
         self._keeps_up = not behind
+        self._parked_at, self._volume = cursor.offset, 0
         self.bytes = 0
+        """Of the messages it got."""
         self.ended = ""
         self._is_over = False
         streams.reads.came(cursor, transport, behind)
@@ -52,12 +55,24 @@ class Visit:
         return f"<Visit of {self._cursor!r} by {self.transport}{f' [{self.ended}]' if self.ended else ''}>"
 
     def wrote(self, page: Page, size: int) -> None:
-        """A page was written, `size` bytes of it."""
-        self.bytes += size
+        """A page was written, and took `size` bytes of the response."""
+        self.bytes += sum([len(message.data) for message in page.messages])
         if page.messages:
             seconds = (self._streams.clock() - page.messages[0].time) / 1000 if self._keeps_up else None
             self._streams.reads.wrote(self.transport, len(page.messages), size, seconds)
         self._keeps_up = page.up_to_date
+
+    def parked(self) -> None:
+        """From now on it is written to without being asked: what it gets is the tail's, and counted there."""
+        self._parked_at, self._volume = self._cursor.offset, self._cursor.tail.volume
+
+    def unparked(self) -> None:
+        """Until now. One that was behind at the end got its share of what came, taken as even."""
+        tail, begun = self._cursor.tail, self._parked_at.position
+        came = tail.head.tail - begun if isinstance(tail.head, Head) else self._cursor.offset.position - begun
+        if came > 0:
+            size = tail.volume - self._volume - came * MESSAGE_OVERHEAD
+            self.bytes += max(0, size * (self._cursor.offset.position - begun) // came)
 
     def over(self, reason: str) -> None:
         """It is; the first time counts. `reason`, unless one was known before."""

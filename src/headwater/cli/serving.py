@@ -169,7 +169,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
 
     [bold]Examples[/]
 
-    [dim]$[/] headwater serve app.agents:assistant --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
+    [dim]$[/] headwater serve app.agents:assistant --store sqlite:////var/lib/app.db --host 0.0.0.0 --auth keys.toml
     """
     from headwater.server import ServeConfig
 
