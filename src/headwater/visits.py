@@ -25,6 +25,11 @@ ROUTE = "headwater.route"
 class Visit:
     """One reader of one stream. `ended` is its reason: what it is when the visit is `over`."""
 
+    __slots__ = (
+        "_began", "_cursor", "_first", "_is_over", "_keeps_up", "_level", "_method", "_parked_at", "_route",
+        "_status", "_streams", "_volume", "bytes", "ended", "transport",
+    )  # fmt: skip
+
     def __init__(
         self,
         streams: Streams,
@@ -35,8 +40,9 @@ class Visit:
         status: int | None = None,
         level: int = logging.INFO,
     ) -> None:
-        """`level`: at which its end is logged."""
-        self._streams, self._cursor, self._scope = streams, cursor, scope
+        """`level`: at which its end is logged. Nothing else of the request is kept."""
+        self._streams, self._cursor = streams, cursor
+        self._method, self._route = (None, None) if scope is None else (scope.get("method"), _route_of(scope))
         self._status, self._level = status, level
         self.transport = transport
         self._began = asyncio.get_running_loop().time()
@@ -84,15 +90,21 @@ class Visit:
         note(_log, self._level, "reader ended", **self._facts(), reason=self.ended, seconds=seconds)
 
     def _facts(self) -> dict[str, Any]:
-        cursor, scope = self._cursor, self._scope or {}
+        cursor = self._cursor
         alike = cursor.offset.generation == self._first.generation
         return {
             "transport": self.transport,
             "stream": cursor.tail.name,
-            "method": scope.get("method"),
-            "route": scope.get(ROUTE) or getattr(scope.get("route"), "path", None),
+            "method": self._method,
+            "route": self._route,
             "status": self._status,
             "events": cursor.offset.position - self._first.position if alike else None,
             "bytes": self.bytes,
             "resumed": cursor.resumes,
         }
+
+
+def _route_of(scope: Scope) -> str | None:
+    """As our application knows it, or the one that has us."""
+    route: str | None = scope.get(ROUTE) or getattr(scope.get("route"), "path", None)
+    return route
