@@ -26,6 +26,8 @@ from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
+from headwater.http.quality import PATH as QUALITY
+from headwater.http.quality import Quality
 from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
@@ -80,6 +82,7 @@ class App:
         self._outages = Outages(streams)
         self.traffic = Traffic()
         self._subscriptions = SubscriptionResource(subscriptions)
+        self.quality = Quality(streams, runs.agents if runs is not None else (), self._admission)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._sockets.on_refusal = self.traffic.turned_away
         self.metrics = self.numbers(None if metrics is True else metrics) if metrics is not False else None
@@ -164,6 +167,8 @@ class App:
             return await list_streams(exchange, self.streams)
         if path.startswith(f"{STREAMS}/"):
             return await inspect_stream(exchange, self.streams, path.removeprefix(f"{STREAMS}/"))
+        if path == QUALITY:
+            return await self.quality.answer(exchange)
         if path in self._pages:
             return await self._pages[path](exchange)
         if path == "/healthz":

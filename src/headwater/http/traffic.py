@@ -26,6 +26,7 @@ _WHOLE: Final = frozenset(
         "/v1/chat/completions",
         "/v1/models",
         "/v1/ws",
+        "/v1/quality",
         "/healthz",
         "/readyz",
         "/metrics",
