@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -486,3 +487,25 @@ async def test_the_loop_is_watched_while_it_serves() -> None:
             while not site.streams.lag.histogram.count:
                 await asyncio.sleep(0.01)
             assert (await scrape(site))["headwater_loop_lag_seconds_count"] > 0
+
+
+async def test_what_readers_report_is_shown_by_agent_and_client() -> None:
+    async with open_site(metrics=True) as site:
+        await site.put("a")
+        report = {
+            "url": "/v1/stream/a",
+            "ended": "failed",
+            "client": "python",
+            "reconnects": 2,
+            "lost": 3,
+            "first_event": 1,
+        }
+        sent = await site.ask("POST", "/v1/quality", json.dumps(report), content_type="application/json")
+        assert sent.status == 204
+        told = await scrape(site)
+        whose = "agent=none", "client=python"
+        assert told["headwater_reported_readers_total", *whose, "ended=failed"] == 1
+        assert told["headwater_reported_reconnects_total", *whose] == 2
+        assert told["headwater_reported_first_event_seconds_sum", *whose] == 1
+        assert told["headwater_reported_lost_seconds_sum", *whose] == 3
+        assert told["headwater_reported_gap_seconds_count", *whose] == 1

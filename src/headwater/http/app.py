@@ -114,7 +114,7 @@ class App:
         from headwater.http.families import Lags, Measured
         from headwater.http.metrics import Metrics
 
-        at = Measured(self.streams, self.runs, self.traffic, self._sockets, Lags())
+        at = Measured(self.streams, self.runs, self.traffic, self._sockets, self.quality, Lags())
         return Metrics(at, directory)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from headwater import __version__
 from headwater.counts import EVENTS, SECONDS, Kind
 from headwater.histogram import Histogram
+from headwater.http.quality import Quality, Seen
 from headwater.http.socket import SocketResource
 from headwater.http.traffic import Traffic
 from headwater.model import Head
@@ -59,6 +60,7 @@ class Measured(NamedTuple):
     runs: Runs | None
     traffic: Traffic
     sockets: SocketResource
+    quality: Quality
     lags: Lags
 
 
@@ -94,6 +96,19 @@ def one(read: Callable[[Measured], Value]) -> Callable[[Measured], Values]:
 
 def of_runs(read: Callable[[Runs], Mapping[Any, Value]]) -> Callable[[Measured], Values]:
     return by_word(lambda at: {} if at.runs is None else read(at.runs))
+
+
+def reported(read: Callable[[Seen], Value]) -> Callable[[Measured], Values]:
+    """By agent (`none`: a stream that is of no registered one) and kind of client."""
+    return lambda at: {(agent or "none", client): read(seen) for (agent, client), seen in at.quality.seen.items()}
+
+
+def _reports(at: Measured) -> Values:
+    return {
+        (agent or "none", client, ended): count
+        for (agent, client), seen in at.quality.seen.items()
+        for ended, count in seen.ended.items()
+    }
 
 
 def _streams(at: Measured) -> Values:
@@ -336,6 +351,45 @@ def _of_runs() -> Iterator[Family]:
     )
 
 
+def _of_reports() -> Iterator[Family]:
+    by = ("agent", "client")
+    yield Family(
+        "headwater_reported_readers",
+        "counter",
+        "Readers that reported the service they got, by how it ended for them.",
+        (*by, "ended"),
+        _reports,
+    )
+    yield Family(
+        "headwater_reported_reconnects",
+        "counter",
+        "How often those had to connect again.",
+        by,
+        reported(lambda seen: seen.reconnects),
+    )
+    yield Family(
+        "headwater_reported_first_event_seconds",
+        "histogram",
+        "From the request of such a reader to its first event.",
+        by,
+        reported(lambda seen: seen.first_event),
+    )
+    yield Family(
+        "headwater_reported_gap_seconds",
+        "histogram",
+        "The longest time that such a reader had nothing.",
+        by,
+        reported(lambda seen: seen.longest_gap),
+    )
+    yield Family(
+        "headwater_reported_lost_seconds",
+        "histogram",
+        "For how long such a reader had no connection, where it lost one.",
+        by,
+        reported(lambda seen: seen.lost),
+    )
+
+
 def _of_the_server() -> Iterator[Family]:
     yield Family(
         "headwater_requests",
@@ -392,4 +446,12 @@ def _of_the_server() -> Iterator[Family]:
     )
 
 
-FAMILIES: Final = (*_of_writes(), *_of_reads(), *_of_delivery(), *_of_endings(), *_of_runs(), *_of_the_server())
+FAMILIES: Final = (
+    *_of_writes(),
+    *_of_reads(),
+    *_of_delivery(),
+    *_of_endings(),
+    *_of_runs(),
+    *_of_reports(),
+    *_of_the_server(),
+)
