@@ -16,6 +16,7 @@ from typing import Final
 from headwater.cursor import Cursor
 from headwater.fans import Fans
 from headwater.formats.format import Format
+from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
 from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
 from headwater.rounds import Rounds
@@ -65,12 +66,22 @@ class Delivery:
         """Send the stream from `cursor` to the client until it is over, the client is gone, or the server drains.
 
         `anchored`: the client that repeats its request gets all that it would have got now; not so where it asked for
-        what comes from now on. Takes the cursor over and closes it.
+        what comes from now on. Takes the cursor over and closes it. Raises BadRequest for a joining time that cannot
+        be, if nobody has looked at it before (`headwater.joining`).
         """
+        joining = self._joining(scope)
         cursor.max_bytes = self.policy.chunk_bytes
         outlet = Outlet(scope, send)
         reader = Reader(
-            self.streams, self.policy, self._fans, cursor, format_, outlet, anchored=anchored, on_over=self._left
+            self.streams,
+            self.policy,
+            self._fans,
+            cursor,
+            format_,
+            outlet,
+            anchored=anchored,
+            joining=joining,
+            on_over=self._left,
         )
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
         self.served += 1
@@ -89,6 +100,11 @@ class Delivery:
             if reader.is_parked:
                 reader.drop()
             raise
+
+    def _joining(self, scope: Scope) -> Joining | None:
+        asked = joined_ms(scope)
+        ms = self.policy.join_ms if asked is None else asked
+        return Joining(ms / 1000, self.policy.chunk_bytes, lambda: self.streams.draining) if ms else None
 
     def _joined(self, reader: Reader) -> None:
         self.rounds.add(reader)

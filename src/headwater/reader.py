@@ -28,6 +28,7 @@ from headwater.errors import Draining, HeadwaterError, StoreError
 from headwater.fans import Fan, Fans, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
+from headwater.joining import Joining
 from headwater.model import Head, Offset, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.streams import Streams
@@ -59,6 +60,9 @@ class Policy:
     has the kernel give up on one that takes nothing at all before that.)"""
     chunk_bytes: int = 64 * 1024
     """In one write: what a reader that is behind gets at a time, before the others have their turn."""
+    join_ms: int = 0
+    """Small messages that come within so long of a write go out together after it (`headwater.joining`), where a reader
+    does not ask for its own time. 0: each as it comes, since nobody who did not ask should see text come in jumps."""
     rotate_seconds: float | None = None
     """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
     never; what it is good for are shared caches that collapse requests, which need them to end."""
@@ -81,12 +85,13 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
+        joining: Joining | None = None,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
-        self._on_over = on_over
+        self._joining, self._on_over = joining, on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -151,25 +156,16 @@ class Reader:
     async def _pages(self) -> None:
         tail = self._cursor.tail
         while not self.gone:
+            if self._holds():
+                await self._hold()
+                continue
             wakes = tail.wakes
             page = await self._take()
             if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
                 page = self._standing(up_to_date=True)
             self._begun = True
-            if page is not None:
-                data = self._rendered(page)
-                await self._write(data)
-                if not (data or page.up_to_date):
-                    await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
-                self._anchored = self._anchored or bool(page.messages)
-                if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
-                    raise _Interrupted
-                if page.closed:
-                    await self._finish(self._format.ending(page))
-                    return
-                if self._format.pauses(page):
-                    await self._finish(b"")
-                    return
+            if page is not None and await self._send(page):
+                return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
@@ -181,6 +177,25 @@ class Reader:
                 if self._park():
                     return
                 await self._wait()
+
+    async def _send(self, page: Page) -> bool:
+        """True: the response is over with it."""
+        data = self._rendered(page)
+        await self._write(data)
+        if self._joining is not None and page.messages and page.up_to_date:
+            self._joining.wrote(self._cursor.tail, self._last_write)
+        if not (data or page.up_to_date):
+            await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
+        self._anchored = self._anchored or bool(page.messages)
+        if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
+            raise _Interrupted
+        if page.closed:
+            await self._finish(self._format.ending(page))
+            return True
+        if self._format.pauses(page):
+            await self._finish(b"")
+            return True
+        return False
 
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
@@ -238,6 +253,29 @@ class Reader:
         await self._write(said)
         raise _Interrupted
 
+    def _holds(self) -> bool:
+        """There may be something to send, and it should wait for more."""
+        joining, tail = self._joining, self._cursor.tail
+        return joining is not None and joining.holds(tail, self._clock()) and not self._cursor.at_tail
+
+    async def _hold(self) -> None:
+        """For as long as it should, and nothing else happens."""
+        assert self._joining is not None
+        tail, self._waiter = self._cursor.tail, asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_at(self._joining.until, self.wake)
+        tail.on_wake[self._look] = None
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            del tail.on_wake[self._look]
+            self._waiter = None
+
+    def _look(self) -> None:
+        """Something has come while it holds back."""
+        if not self._holds():
+            self.wake()
+
     async def _wait(self) -> None:
         """Until the tail, the client, the drain or the round says something."""
         tail = self._cursor.tail
@@ -284,7 +322,7 @@ class Reader:
         self._task = None
         # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
         self._key = self._format.key or self
-        self._fan = self._fans.join(self._cursor.tail, self)
+        self._fan = self._fans.join(self._cursor.tail, self, self._joining)
         return True
 
     def _leave_fan(self) -> None:
