@@ -10,6 +10,7 @@ Knows streams, formats and ASGI. Cancellation of a response leaves nothing behin
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -18,13 +19,14 @@ from headwater.fans import Fans
 from headwater.formats.format import Format
 from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
-from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
+from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Pace, Policy, Reader
 from headwater.rounds import Rounds
+from headwater.slow import Keeping, Slow, What
 from headwater.streams import Streams
 
 __all__ = [
     "CONNECTION", "HELD_BYTES", "LAST_WRITE_SECONDS", "ROTATION_JITTER", "STREAMING_HEADERS",
-    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send",
+    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send", "Slow",
 ]  # fmt: skip
 
 STREAMING_HEADERS: Final = (
@@ -48,6 +50,7 @@ class Delivery:
         self.served = 0
         self.dropped = 0
         self._fans = Fans()
+        self._slow: Counter[What] = Counter()
 
     def __repr__(self) -> str:
         return f"<Delivery of {self.streams!r} [{self.readers} readers, {self.served} served, {self.dropped} dropped]>"
@@ -69,7 +72,7 @@ class Delivery:
         what comes from now on. Takes the cursor over and closes it. Raises BadRequest for a joining time that cannot
         be, if nobody has looked at it before (`headwater.joining`).
         """
-        joining = self._joining(scope)
+        pace = Pace(self._joining(scope), Keeping(self.policy.slow, self._slow))
         cursor.max_bytes = self.policy.chunk_bytes
         outlet = Outlet(scope, send)
         reader = Reader(
@@ -80,7 +83,7 @@ class Delivery:
             format_,
             outlet,
             anchored=anchored,
-            joining=joining,
+            pace=pace,
             on_over=self._left,
         )
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
@@ -120,8 +123,17 @@ class Delivery:
             self.streams.on_drain.remove(self.rounds.again)
 
     def statistics(self) -> dict[str, int]:
-        """Readers now, responses served so far, and those dropped for not reading."""
-        return {"readers": self.readers, "served": self.served, "dropped": self.dropped}
+        """Readers now, responses served so far, those dropped for not reading; and how often one did not keep up, by
+        what became of it (`headwater.slow`)."""
+        slow = self._slow
+        return {
+            "readers": self.readers,
+            "served": self.served,
+            "dropped": self.dropped,
+            "lagged": slow["lag"],
+            "skipped": slow["skip"],
+            "closed_slow": slow["close"],
+        }
 
 
 async def _over(line: Line) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from headwater.errors import BadRequest
-from headwater.formats.pauses import marks_pause
 from headwater.hub import Tail
 from headwater.model import Head
 
@@ -25,6 +24,10 @@ PARAMETER: Final = "join_ms"
 
 MOST_MS: Final = 1000
 """Above that it is no stream any more; a heartbeat is far from it, too."""
+
+_PAUSE: Final = b'"run.waiting"'
+_NAME_BYTES: Final = 80
+"""As `headwater.formats.pauses` knows the message by which a run waits; that one needs the extra of runs."""
 
 _SOON: Final = 0.0005
 """Seconds: timers of uvloop come as much too early."""
@@ -79,4 +82,4 @@ class Joining:
         head, newest = tail.head, tail.newest
         if not isinstance(head, Head) or head.closed or head.deleted is not None or self._draining():
             return False
-        return newest is None or not marks_pause(newest.data)
+        return newest is None or _PAUSE not in newest.data[:_NAME_BYTES]

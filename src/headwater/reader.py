@@ -21,7 +21,7 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
@@ -31,6 +31,7 @@ from headwater.formats.format import Format
 from headwater.joining import Joining
 from headwater.model import Head, Offset, Page
 from headwater.outlet import Line, Outlet, framed
+from headwater.slow import DEFAULT_SLOW, Keeping, Slow
 from headwater.streams import Streams
 
 _store_log = logging.getLogger("headwater.store")
@@ -60,12 +61,21 @@ class Policy:
     has the kernel give up on one that takes nothing at all before that.)"""
     chunk_bytes: int = 64 * 1024
     """In one write: what a reader that is behind gets at a time, before the others have their turn."""
+    slow: Slow = DEFAULT_SLOW
+    """What becomes of readers that do not keep up: see there."""
     join_ms: int = 0
     """Small messages that come within so long of a write go out together after it (`headwater.joining`), where a reader
     does not ask for its own time. 0: each as it comes, since nobody who did not ask should see text come in jumps."""
     rotate_seconds: float | None = None
     """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
     never; what it is good for are shared caches that collapse requests, which need them to end."""
+
+
+class Pace(NamedTuple):
+    """How small messages share a reader's writes, and how it keeps up."""
+
+    joining: Joining | None
+    keeping: Keeping
 
 
 class _Interrupted(Exception):
@@ -85,13 +95,14 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
-        joining: Joining | None = None,
+        pace: Pace,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
-        self._joining, self._on_over = joining, on_over
+        self._joining, self._keeping = pace
+        self._on_over = on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -164,6 +175,12 @@ class Reader:
             if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
                 page = self._standing(up_to_date=True)
             self._begun = True
+            if page is None or page.up_to_date:
+                self._keeping.up(tail)
+            elif (skip := self._keeping.judge(tail, page, self._format, self._streams.clock())) is not None:
+                self._cursor.offset = skip.to
+                await self._write(skip.said)
+                continue
             if page is not None and await self._send(page):
                 return
             # Only now: a stream that was closed because the server goes away has told its own end.
@@ -332,6 +349,7 @@ class Reader:
 
     def _unpark(self) -> None:
         self._leave_fan()
+        self._keeping.not_up(self._cursor.tail, self._cursor.offset)
         self._task = asyncio.create_task(self._run(self._pages), name="headwater-reader")
 
     def pull(self, frames: Frames, now: float) -> None:
@@ -339,6 +357,7 @@ class Reader:
         cursor, line = self._cursor, self._line
         assert line is not None
         if line.is_full:
+            self._keeping.not_up(cursor.tail, cursor.offset)
             return  # it is looked at again when there is room
         if cursor.offset is frames.start and self._key is frames.key:  # as for the one before: the usual case
             cursor.offset = frames.end

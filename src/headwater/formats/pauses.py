@@ -49,14 +49,9 @@ class _Waiting(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Waiting).decode
 
 
-def marks_pause(data: bytes) -> bool:
-    """Whether this may be the message that says so; never false where it is."""
-    return _MARK in data[:_NAME_BYTES]
-
-
 def pause_of(page: Page) -> Pause | None:
     """The pause that a reader has come to who has read this page; None where the run goes on, or is over."""
-    if not page.up_to_date or page.closed or not page.messages or not marks_pause(page.messages[-1].data):
+    if not page.up_to_date or page.closed or not page.messages or _MARK not in page.messages[-1].data[:_NAME_BYTES]:
         return None
     try:
         event = _decode(page.messages[-1].data)
