@@ -45,6 +45,7 @@ async def keeps_up(site: Site, query: str, first: object = "first") -> Call:
 async def grow(site: Site, count: int, size: int = 10_000) -> None:
     for n in range(count):
         await site.streams.append("t", f"{n:03}:" + "x" * size)
+        await asyncio.sleep(0.001)  # one by one, and not a single burst
 
 
 def events_of(call: Call) -> list[Event]:
