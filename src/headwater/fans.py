@@ -39,17 +39,22 @@ class Frames:
     __slots__ = ("_made", "data", "end", "key", "start")
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, tuple[bytes, Offset]] = {}
+        self._made: dict[Hashable, tuple[bytes, Offset]] | None = None  # mostly there is but one
         self.key: Hashable = None
         self.start = self.end = BEGINNING
         self.data = b""
 
     def find(self, key: Hashable, start: Offset) -> tuple[bytes, Offset] | None:
         """What was made for readers of this `key` that stand there."""
-        return self._made.get((key, start))
+        if key == self.key and start == self.start:
+            return self.data, self.end
+        return None if self._made is None else self._made.get((key, start))
 
     def keep(self, key: Hashable, start: Offset, data: bytes, end: Offset) -> None:
-        self._made[key, start] = data, end
+        if self.key is not None:
+            if self._made is None:
+                self._made = {}
+            self._made[self.key, self.start] = self.data, self.end
         self.key, self.start, self.data, self.end = key, start, data, end
 
 
@@ -70,6 +75,7 @@ class Fan:
         self._left: list[Waiting] = []  # of the round that goes on
         self._wakes = 0
         self._again: list[Waiting] = []  # who must be looked at, wake or not
+        self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None
         self._held = False  # the handle is a timer's
         self._everybody = False  # the round is not only of those who must be looked at
@@ -91,10 +97,10 @@ class Fan:
         if self.joining is not None:
             self._wake(self.joining)
         elif self._handle is None:
-            self._handle = asyncio.get_running_loop().call_soon(self._slice)
+            self._handle = self._loop.call_soon(self._slice)
 
     def _wake(self, joining: Joining) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         holds = not self._left and not self._again and joining.holds(self.tail, loop.time())
         if self._handle is not None:
             if holds or not self._held:
@@ -117,7 +123,7 @@ class Fan:
 
     def _slice(self) -> None:
         self._handle = None
-        time, joining = asyncio.get_running_loop().time, self.joining
+        time, joining = self._loop.time, self.joining
         now = begun = time()
         if not self._left:
             self._left, self._again = self._again, []

@@ -326,5 +326,5 @@ class Hub:
 def page_of(head: Head, start: Offset, messages: Sequence[Message]) -> Page:
     """The page that `messages` after `start` make, of a stream whose head is `head`."""
     after = messages[-1].offset if messages else start
-    at_tail = after >= head.offset
+    at_tail = after >= (head.generation, head.tail)
     return Page(messages, start, after, at_tail, at_tail and head.closed, head.outcome)

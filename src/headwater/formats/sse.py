@@ -41,7 +41,7 @@ class ServerSentEvents(Format):
         """`stream_type`: the stream's content type; `prefix`: put before each offset in `id`."""
         self._kind = _kind_of(stream_type)
         self._named = named
-        self._prefix = prefix
+        self._prefix, self._before = prefix, prefix.encode()
         self.in_characters = self._kind == "text"
 
     def __repr__(self) -> str:
@@ -64,11 +64,11 @@ class ServerSentEvents(Format):
         return f"{self._prefix}{message.offset}"
 
     def _event(self, message: Message) -> bytes:
+        if self._kind == "json":
+            return b"id: %b%b\ndata:%b\n\n" % (self._before, bytes(message.offset), sse.one_line(message.data))
         id_ = self._id(message)
         if self._kind == "events" and _STORED.fullmatch(message.data):
             return b"id: %s\n%s\n" % (id_.encode(), message.data)
-        if self._kind == "json":
-            return b"id: %s\ndata:%s\n\n" % (id_.encode(), sse.one_line(message.data))
         data = b64encode(message.data) if self._kind == "binary" else message.data
         return sse.encode(data, id=id_)
 
