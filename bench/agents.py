@@ -6,7 +6,8 @@ Each round starts every server afresh, one after the other. All have the same pr
 the tokens and writes them nowhere, and its cost per token is subtracted from the others'. So what is compared is what
 it costs to bring a token to its client: for the peers straight from the generator to the response; for headwater by a
 stream in memory that outlives both, is resumable and may have more readers. Server on one processor, load generator on
-the other. `join_ms`: tokens that come within so long of a write share the next one (PROTOCOL.md, section 3).
+the other. A reader that joins has the tokens within so long of a write in the next one (`?join_ms=`, PROTOCOL.md,
+section 3); a writer that does (`streams.writer(..., join_ms=50)`) makes one commit of them, for all readers.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ SERVERS: dict[str, servers.Server] = {
     "sse-starlette": theirs("sse_starlette_app:app"),
     "FastAPI SSE": theirs("fastapi_sse_app:app"),
     "headwater": ours("/answer"),
-    "headwater, join_ms=20": ours("/answer?join_ms=20"),
-    "headwater, join_ms=50": ours("/answer?join_ms=50"),
+    "headwater, reader joins 20 ms": ours("/answer?join_ms=20"),
+    "headwater, reader joins 50 ms": ours("/answer?join_ms=50"),
+    "headwater, writer joins 20 ms": ours("/answer?writer=20"),
+    "headwater, writer joins 50 ms": ours("/answer?writer=50"),
     "headwater, StreamResponse": ours("/response"),
     "headwater, portable": ours("/answer", "httptools"),
 }

@@ -1,6 +1,7 @@
 """An answer of a model for each request, kept in a stream of its own that the client follows and may resume.
 
-`/answer` writes it by hand, `/response` leaves that to StreamResponse, `/nobody` has it made and written nowhere.
+`/answer` writes it by hand (with `?writer=50` it joins what comes within 50 ms), `/response` leaves that to
+StreamResponse, `/nobody` has it made and written nowhere.
 """
 
 import asyncio
@@ -20,8 +21,8 @@ streams = Streams("memory:")
 making: set[asyncio.Task[None]] = set()
 
 
-async def make(name: str, opened: asyncio.Event) -> None:
-    async with streams.writer(name) as writer:
+async def make(name: str, opened: asyncio.Event, join_ms: int) -> None:
+    async with streams.writer(name, join_ms=join_ms) as writer:
         opened.set()
         async for token in tokens():
             await writer.send(token.encode())
@@ -29,7 +30,7 @@ async def make(name: str, opened: asyncio.Event) -> None:
 
 async def answer(request: Request) -> Response:
     name, opened = f"answers/{secrets.token_hex(8)}", asyncio.Event()
-    task = asyncio.create_task(make(name, opened))
+    task = asyncio.create_task(make(name, opened, int(request.query_params.get("writer", 0))))
     making.add(task)
     task.add_done_callback(making.discard)
     await opened.wait()
