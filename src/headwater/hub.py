@@ -69,8 +69,7 @@ class Tail:
         self._sums: list[int] = [0]  # _sums[i]: cost of the messages before the i-th since the ring began
         self._waiters: set[asyncio.Future[None]] = set()
         self.on_wake: dict[Callable[[], None], None] = {}
-        """Called at each wake: by who stands for many that wait, and who waits for more than a wake. They must not
-        change this."""
+        """Called at each wake: by who stands for many that wait, and who waits for more than a wake."""
         self._memo: OrderedDict[Hashable, bytes] = OrderedDict()
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
 
@@ -249,7 +248,7 @@ class Tail:
             for future in waiters:
                 if not future.done():
                     future.set_result(None)
-        for call in self.on_wake:
+        for call in tuple(self.on_wake):
             call()
 
     @property

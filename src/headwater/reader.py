@@ -29,7 +29,7 @@ from headwater.fans import Fan, Fans, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.joining import Joining
-from headwater.model import Head, Page
+from headwater.model import Head, Offset, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.slow import DEFAULT_SLOW, Keeping, Slow
 from headwater.streams import Streams
@@ -368,26 +368,48 @@ class Reader:
             self._last_write = now
             line.write(frames.data)
 
+    def pull_alone(self, now: float) -> None:
+        """The same, where nobody else will want what is made."""
+        cursor, line = self._cursor, self._line
+        assert line is not None
+        if line.is_full:
+            self._keeping.not_up(cursor.tail, cursor.offset)
+            return
+        made = self._made()
+        if made is None:
+            return
+        data, cursor.offset = made
+        self._anchored = True
+        if data:
+            self._last_write = now
+            line.write(data)
+
     def _framed(self, frames: Frames) -> bool:
         """Have the bytes of all that is new in `frames`, and move behind it. False: there is nothing, or more to it."""
         cursor, key = self._cursor, self._key
         start = cursor.offset
         made = frames.find(key, start)
         if made is None:
-            page = self._shown()
-            if page is None:
-                if self._streams.draining or not cursor.at_tail:
-                    self._unpark(self._pages)
+            made = self._made()
+            if made is None:
                 return False
-            data = self._format.render(page)
-            if self._format.pauses(page):  # known only now
-                cursor.offset = page.next
-                self._unpark(lambda: self._finish(data))
-                return False
-            made = framed(data), page.next
         frames.keep(key, start, *made)
         cursor.offset = made[1]
         return True
+
+    def _made(self) -> tuple[bytes, Offset] | None:
+        """The bytes of all that is new, and where they end. None: there is nothing, or more to it."""
+        page = self._shown()
+        if page is None:
+            if self._streams.draining or not self._cursor.at_tail:
+                self._unpark(self._pages)
+            return None
+        data = self._format.render(page)
+        if self._format.pauses(page):  # known only now
+            self._cursor.offset = page.next
+            self._unpark(lambda: self._finish(data))
+            return None
+        return framed(data), page.next
 
     def _shown(self) -> Page | None:
         """All that is new; None where there is nothing, or more to it."""

@@ -16,6 +16,7 @@ answer was lost counts once (the writer is an idempotent producer); what waits i
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -45,6 +46,10 @@ MOST_JOINED: Final = 64 * 1024
 """Bytes that are held back for `join_ms`: what readers get in one write."""
 
 MOST_JOIN_MS: Final = 1000
+
+_TURN: Final = 0.001
+"""Seconds: what comes so close behind a commit waits until others have had their turn, lest a loop of sends is a loop
+of commits. Tokens never come so close."""
 
 PATIENCE_SECONDS: Final = 30.0
 """How long a store that says "try again" is tried again."""
@@ -86,6 +91,7 @@ class Writer:
         self._room.set()
         self._join = join_ms / 1000
         self._turn: asyncio.Handle | None = None  # until it comes, what is sent waits
+        self._committed_at = -math.inf
         self._flushing: asyncio.Task[None] | None = None
         self._error: HeadwaterError | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -162,10 +168,10 @@ class Writer:
         self._size += len(item.data)
         if self._size > MOST_WAITING:
             self._room.clear()
-        if self._turn is None:
-            self._start()
+        if self._turn is None and self._flushing is None:
+            self._begin()
         elif self._join and self._size > MOST_JOINED >= self._size - len(item.data):
-            self._begin_turn(0)
+            self._wait(0)
 
     async def flush(self) -> Offset | None:
         """Wait until all that was sent is durable and readable; where the stream ends now."""
@@ -227,23 +233,16 @@ class Writer:
             raise TooLarge(f"a message may have {self._commits.limits.message_bytes:,} bytes")
         return Item(data, key)
 
-    def _start(self) -> None:
-        """Commit what waits, unless that is being done."""
-        if self._flushing is not None or not self._waiting:
-            return
-        items, self._waiting, self._size = self._waiting, [], 0
-        self._room.set()
-        request = self._request(items)
-        committed = self._commits.at_once(self.name, request)
-        if isinstance(committed, Decision):  # in memory
-            self._appended(committed)
-            self._begin_turn(self._join)
+    def _begin(self) -> None:
+        """Commit what waits, if the last commit was long enough ago; else when it will be."""
+        wait = self._committed_at + (self._join or _TURN) - asyncio.get_running_loop().time()
+        if wait <= 0:
+            self._start()
         else:
-            flush = self._flush(request, committed)
-            self._flushing = asyncio.create_task(flush, name=f"headwater-writer {self.name}")
+            self._wait(wait if self._join else 0)
 
-    def _begin_turn(self, seconds: float) -> None:
-        """What is sent from now on waits so long; at least until others have had their turn."""
+    def _wait(self, seconds: float) -> None:
+        """What is sent meanwhile goes out together; others have their turn, too."""
         if self._turn is not None:
             self._turn.cancel()
         loop = asyncio.get_running_loop()
@@ -252,6 +251,21 @@ class Writer:
     def _end_turn(self) -> None:
         self._turn = None
         self._start()
+
+    def _start(self) -> None:
+        """Commit what waits, unless that is being done."""
+        if self._flushing is not None or not self._waiting:
+            return
+        items, self._waiting, self._size = self._waiting, [], 0
+        self._room.set()
+        self._committed_at = asyncio.get_running_loop().time()
+        request = self._request(items)
+        committed = self._commits.at_once(self.name, request)
+        if isinstance(committed, Decision):  # in memory
+            self._appended(committed)
+        else:
+            flush = self._flush(request, committed)
+            self._flushing = asyncio.create_task(flush, name=f"headwater-writer {self.name}")
 
     async def _flush(self, request: Append, committed: asyncio.Future[Decision] | None) -> None:
         """Carry out the first request, which may be on its way, and what is sent meanwhile."""
@@ -270,8 +284,8 @@ class Writer:
                 raise
         finally:
             self._flushing = None
-        if self._error is None:
-            self._begin_turn(self._join)
+        if self._waiting:
+            self._begin()
 
     async def _append(
         self, items: list[Item], *, close: bool = False, outcome: str | None = None, owner: str | None = None
