@@ -44,8 +44,9 @@ headwater
     async open(self)
     async read(self, name, offset=None, *, max_bytes=None)
     statistics(self)
-    writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None)
-  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None, producer=None)
+    writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None, join_ms=0)
+  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None, producer=None,
+        join_ms=0)
     async aclose(self, outcome='completed', *last)
     async flush(self)
     async leave(self, *last)
@@ -174,7 +175,7 @@ headwater.server
     resume_writing(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
-        sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
+        sse_max_seconds=None, join_ms=0, slow=…, retention=(), max_appends_per_second=None, max_readers=None,
         max_readers_per_client=None, log_level='info', log_format='human', metrics_port=None,
         metrics_host='127.0.0.1', metrics_dir=None, public_url=None, pages=…, on_shutdown='resume',
         most_resumptions=5, proxy=…)

@@ -53,7 +53,9 @@ def resident_bytes(pids: Iterable[int]) -> int:
 def load(served: Served, readers: int, rate: float, seconds: float, *options: object, streams: int = 1) -> Measured:
     """`readers` follow; messages are published `rate` times a second (0: as fast as each is answered)."""
     command: list[object] = [compiled("load"), "--port", served.port, "--readers", readers, "--streams", streams]
-    command += ["--get", served.get, "--post", served.post, "--rate", rate, "--seconds", seconds]
+    command += ["--get", served.get, "--rate", rate, "--seconds", seconds]
+    if served.post:
+        command += ["--post", served.post]
     words = [str(word) for word in [*command, *served.options, *options]]
     said: dict[str, Any] = {}
     cpu, resident = 0.0, 0

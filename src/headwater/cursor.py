@@ -64,7 +64,10 @@ class Cursor:
         The cursor does not move.
         """
         head = self.tail.head
-        if not isinstance(head, Head) or self.offset.position >= head.tail or head.expired(self._clock()):
+        if not isinstance(head, Head) or self.offset.position >= head.tail:
+            return None
+        end = head.expiry()
+        if end is not None and self._clock() >= end:
             return None
         if head.deleted is not None or head.generation != self.offset.generation:
             return None

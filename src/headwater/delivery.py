@@ -16,15 +16,17 @@ from typing import Final
 from headwater.cursor import Cursor
 from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
+from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
-from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
+from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader, Stay
 from headwater.rounds import Rounds
+from headwater.slow import Keeping, Slow
 from headwater.streams import Streams
 from headwater.visits import Visit
 
 __all__ = [
     "CONNECTION", "HELD_BYTES", "LAST_WRITE_SECONDS", "ROTATION_JITTER", "STREAMING_HEADERS",
-    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send",
+    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send", "Slow",
 ]  # fmt: skip
 
 STREAMING_HEADERS: Final = (
@@ -66,11 +68,14 @@ class Delivery:
         """Send the stream from `cursor` to the client until it is over, the client is gone, or the server drains.
 
         `anchored`: the client that repeats its request gets all that it would have got now; not so where it asked for
-        what comes from now on. Takes the cursor over and closes it.
+        what comes from now on. Takes the cursor over and closes it. Raises BadRequest for a joining time that cannot
+        be, if nobody has looked at it before (`headwater.joining`).
         """
+        joining = self._joining(scope)
         cursor.max_bytes = self.policy.chunk_bytes
         outlet = Outlet(scope, send)
         visit = Visit(self.streams, cursor, format_.transport, scope, status=status)
+        stay = Stay(visit, joining, Keeping(self.policy.slow, self.streams.reads.slow))
         reader = Reader(
             self.streams,
             self.policy,
@@ -79,7 +84,7 @@ class Delivery:
             format_,
             outlet,
             anchored=anchored,
-            visit=visit,
+            stay=stay,
             on_over=self._left,
         )
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
@@ -99,6 +104,11 @@ class Delivery:
             if reader.is_parked:
                 reader.drop()
             raise
+
+    def _joining(self, scope: Scope) -> Joining | None:
+        asked = joined_ms(scope)
+        ms = self.policy.join_ms if asked is None else asked
+        return Joining(ms / 1000, self.policy.chunk_bytes, lambda: self.streams.draining) if ms else None
 
     def _joined(self, reader: Reader) -> None:
         self.rounds.add(reader)
@@ -122,8 +132,17 @@ class Delivery:
             wrote(frame.transport, events, len(frame.data), (now - frame.since) / 1000, times)
 
     def statistics(self) -> dict[str, int]:
-        """Readers now, responses served so far, and those dropped for not reading; `Streams.reads` knows more."""
-        return {"readers": self.readers, "served": self.served, "dropped": self.dropped}
+        """Readers now, responses served so far, those dropped for not reading; and how often one did not keep up, by
+        what became of it (`headwater.slow`). `Streams.reads` knows more."""
+        slow = self.streams.reads.slow
+        return {
+            "readers": self.readers,
+            "served": self.served,
+            "dropped": self.dropped,
+            "lagged": slow["lag"],
+            "skipped": slow["skip"],
+            "closed_slow": slow["close"],
+        }
 
 
 async def _over(line: Line) -> None:

@@ -56,9 +56,11 @@ class Tail:
         self.latest: Head | Absent | None = None
         """What the next decision is made on: `head`, or the head of a commit still on its way."""
         self.turn = asyncio.Lock()
-        """Held while a decision is made on `latest`."""
+        """Held while a decision is made on `latest` that has to ask the store first."""
+        self.in_turn = 0
+        """How many hold it, or wait for it: a decision that need not wait must not overtake theirs."""
         self.outstanding: asyncio.Future[None] | None = None
-        """The last commit submitted; when it is done, so are all before it."""
+        """The last commit submitted, until it has been seen to; when it is done, so are all before it."""
         self.wakes = 0
         self._touched = 0
         self._generation = -1
@@ -66,8 +68,8 @@ class Tail:
         self._messages: list[Message] = []
         self._sums: list[int] = [0]  # _sums[i]: cost of the messages before the i-th since the ring began
         self._waiters: set[asyncio.Future[None]] = set()
-        self.on_wake: list[Callable[[], None]] = []
-        """Called at each wake: by who stands for many that wait."""
+        self.on_wake: dict[Callable[[], None], None] = {}
+        """Called at each wake: by who stands for many that wait, and who waits for more than a wake."""
         self._memo: OrderedDict[Hashable, bytes] = OrderedDict()
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
 
@@ -89,6 +91,11 @@ class Tail:
         `otherwise` where there is none."""
         found = self.messages(offset, 1) or self._messages[:1]
         return found[0].time if found else otherwise
+
+    @property
+    def newest(self) -> Message | None:
+        """The last message of the ring."""
+        return self._messages[-1] if self._messages else None
 
     @property
     def volume(self) -> int:
@@ -212,9 +219,10 @@ class Tail:
     def ended(self, call: int) -> None:
         """It has been carried out or refused, or its caller has given up."""
         del self._unfinished[call]
-        first = self._behind.get(next(iter(self._unfinished), 0))
-        if first is not None and not first.done():
-            first.set_result(None)
+        if self._behind:
+            first = self._behind.get(next(iter(self._unfinished), 0))
+            if first is not None and not first.done():
+                first.set_result(None)
 
     async def is_first(self, call: int) -> None:
         """Until every call that began before it has ended."""
@@ -241,11 +249,12 @@ class Tail:
 
     def wake(self) -> None:
         self.wakes += 1
-        waiters, self._waiters = self._waiters, set()
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
-        for call in self.on_wake:
+        if self._waiters:
+            waiters, self._waiters = self._waiters, set()
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        for call in tuple(self.on_wake):
             call()
 
     @property
@@ -326,5 +335,5 @@ class Hub:
 def page_of(head: Head, start: Offset, messages: Sequence[Message]) -> Page:
     """The page that `messages` after `start` make, of a stream whose head is `head`."""
     after = messages[-1].offset if messages else start
-    at_tail = after >= head.offset
+    at_tail = after >= (head.generation, head.tail)
     return Page(messages, start, after, at_tail, at_tail and head.closed, head.outcome)
