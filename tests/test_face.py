@@ -29,6 +29,7 @@ headwater
   Streams(store='memory:', *, limits=…, retention=(), clock=…)
     async aclose(self)
     async append(self, name, *values, key=None, stamp=None, expected=None, close=False, outcome=None)
+    at_once(self, name, request)
     async carry_out(self, name, request)
     async close(self, name, outcome='completed')
     async create(self, name, *values, content_type='application/json', ttl=None, expires_at=None,

@@ -282,7 +282,7 @@ def checked_name(name: str) -> str:
     """`name`, if it can be a stream's. Raises BadRequest."""
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise BadRequest(f"a stream's name is 1 to {LONGEST_NAME} printable characters")
-    if not {".", ".."}.isdisjoint(name.split("/")):
+    if "." in name and not {".", ".."}.isdisjoint(name.split("/")):
         raise BadRequest("no part of a stream's name is . or .., which clients take out of addresses")
     if name == "__ds" or name.startswith("__ds/"):
         raise BadRequest("names under __ds/ are the protocol's own (Durable Streams 6)")
@@ -306,11 +306,12 @@ def _succeeded(future: asyncio.Future[None]) -> bool:
 
 
 def _copied(to: asyncio.Future[Decision], of: asyncio.Future[Decision]) -> None:
-    error = of.exception()
-    if error is None:
-        to.set_result(of.result())
-    else:
+    if of.cancelled():
+        to.set_exception(StoreUnavailable("the process is ending; try again"))
+    elif (error := of.exception()) is not None:
         to.set_exception(error)
+    else:
+        to.set_result(of.result())
 
 
 @asynccontextmanager

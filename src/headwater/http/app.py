@@ -25,6 +25,7 @@ from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
+from headwater.http.plain import PlainAppends
 from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
@@ -71,6 +72,8 @@ class App:
         self._streams = StreamResource(self.delivery, self._admission, long_poll_seconds=long_poll_seconds)
         self._outages = Outages(streams)
         self._subscriptions = SubscriptionResource(subscriptions)
+        self.plain = PlainAppends(streams, self._auth, self._origins, self._admission, self._outages)
+        """What a server may ask before it makes a request of an append."""
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._runs = _resource(runs) if runs is not None else None
         self._agents = _agents(runs) if runs is not None else None

@@ -11,13 +11,15 @@ import errno
 import os
 import socket
 import sys
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
+from headwater.http.plain import Head, PlainAppends
 from headwater.outlet import CONNECTION, LINE, Follower, Receive, Scope, Send
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
 from headwater.server.line import OpenLine
+from headwater.server.plain import PlainCycle, plain_appends
 
 try:
     from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -89,12 +91,20 @@ class Protocol(HttpToolsProtocol):
     _over = False
     """No request is taken here any more."""
     _too_large = False
+    _plain: PlainAppends | None = None
+    """Who may answer an append without the application."""
+    _head: Head | None = None
+    """Of a request that may be such a one …"""
+    _held: list[bytes]
+    """… and what has come of its body."""
     line: OpenLine | None = None
     follower: Follower | None = None
     """Who writes the body of the response without the application."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if not self.access_log and not self.root_path and self.limit_concurrency is None:
+            self._plain = plain_appends(self.app)
         self._arrival = Arrival(self._late, self._is_waiting)
         self._arrival.expect_head()
         accepted = transport.get_extra_info("socket")
@@ -135,6 +145,38 @@ class Protocol(HttpToolsProtocol):
         self._arrival.head_came()
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._too_large = head_bytes > MOST_HEAD_BYTES
+        self._head, self._held = self._plain_head(), []
+        if self._head is None:
+            self._make_request()
+
+    def _plain_head(self) -> Head | None:
+        """Of a request that may be a plain append."""
+        plain, parser = self._plain, self.parser
+        if plain is None or parser.get_method() != b"POST" or self._too_large or not self._is_idle:
+            return None
+        if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
+            return None
+        if self.expect_100_continue or self.flow.write_paused:
+            return None
+        return plain.head(self.url, self.headers)
+
+    def _is_answered(self, plain: PlainAppends, head: Head) -> bool:
+        """Whether the request that has come was a plain append, and is seen to. If not, nothing has happened."""
+        try:
+            request = plain.request(head, b"".join(self._held))
+        except Exception:  # noqa: BLE001 -- the application finds the same, and answers it
+            return False
+        if request is None:
+            return False
+        before, cycle = self.cycle, PlainCycle(self, plain, head[0], request)
+        self.cycle = cast("RequestResponseCycle", cycle)  # as far as the class above goes
+        if cycle.submit():
+            return True
+        self.cycle = before
+        return False
+
+    def _make_request(self) -> None:
+        """Have the application answer."""
         connection = Connection(self)
         extensions: dict[str, Any] = {CONNECTION: connection}
         self.scope["extensions"] = extensions
@@ -150,11 +192,29 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._arrival.data_came()
-        super().on_body(body)
+        if self._head is not None:
+            self._held.append(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
+        head, plain = self._head, self._plain
+        if head is None or plain is None or not self._is_answered(plain, head):
+            self._make_request_of_held()
+            super().on_message_complete()
+        self._head = None
         self._arrival.body_came()
+
+    def _make_request_of_held(self) -> None:
+        if self._head is not None:
+            self._head = None
+            self._make_request()
+            for part in self._held:
+                super().on_body(part)
+
+    def shutdown(self) -> None:
+        self._make_request_of_held()  # the rest of it is still to come
+        super().shutdown()
 
     def handle_websocket_upgrade(self) -> None:
         self._arrival.forget()
