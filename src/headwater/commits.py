@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from headwater.decide import Create, Decision, Request, decide
+from headwater.decide import Append, Create, Decision, Request, decide
 from headwater.errors import (
     BadRequest,
     HeadwaterError,
@@ -150,9 +150,12 @@ class Commits:
         self._in_a_row = 0
 
     def _at_once(self, tail: Tail, request: Request) -> Commit | None:
-        """The commit of `request`, if it can be decided on what is known here, and nobody waits to be the next."""
+        """The commit of `request`, if it can be decided on what is known here, and nobody waits to be the next.
+
+        Not for what has an answer where the stream has expired, for that only the store knows (`_latest`).
+        """
         latest = tail.latest
-        if tail.in_turn or not isinstance(latest, Head) or latest.expired(self.clock()):
+        if tail.in_turn or not isinstance(latest, Head) or not isinstance(request, Append):
             return None
         return self._submitted(tail, latest, request)
 
@@ -201,8 +204,10 @@ class Commits:
         if not decision.changes:
             return None
         head = _marked(before, self.on_decision(tail.name, decision))
-        decision = Decision(head, decision.messages, decision.what, decision.replaced)
-        future = asyncio.ensure_future(self.store.commit(tail.name, before, head, decision.messages))
+        if head is not decision.head:
+            decision = decision._replace(head=head)
+        commit = self.store.commit(tail.name, before, head, decision.messages)
+        future = commit if isinstance(commit, asyncio.Future) else asyncio.ensure_future(commit)
         tail.latest = head
         if tail.outstanding is None and future.done():  # by a store that need not wait; else in order
             self._committed(tail, decision, future)

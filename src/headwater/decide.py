@@ -297,6 +297,8 @@ def _append(head: Head, request: Append, now: int) -> Decision:
 def _said(head: Head, request: Append, now: int) -> dict[str, Any]:
     """What else an append changes in the head: mostly nothing."""
     said: dict[str, Any] = {}
+    if request.stamp is None and request.seq is None and request.owner is None and not request.close:
+        return said
     if request.seq is not None:
         said["seq"] = request.seq
     if request.stamp is not None:

@@ -49,8 +49,28 @@ _ADDED: Final = "".join(f"{name}: {value}\r\n" for name, value in (*SAFETY_HEADE
 """As every answer has them; `vary` is what CORS adds where no page asks."""
 
 Fields = Sequence[tuple[bytes, bytes]]
-Head = tuple[str, dict[str, str]]
-"""The stream that is meant, and the headers."""
+
+
+class Head:
+    """Of a POST: the stream that is meant, and what is asked of it by all but the body."""
+
+    __slots__ = ("_after", "_at", "_before", "_url", "headers", "name", "request")
+
+    def __init__(self, url: bytes, fields: Fields, name: str, headers: dict[str, str], request: Append) -> None:
+        self._url, self.name, self.headers, self.request = url, name, headers, request
+        self._at = at = list(headers).index("content-length") if "content-length" in headers else len(headers)
+        self._before, self._after = fields[:at], fields[at + 1 :]
+
+    def __repr__(self) -> str:
+        return f"<Head of an append to {self.name!r}>"
+
+    def fits(self, url: bytes, fields: Fields) -> bool:
+        """Whether this one says the same: who writes by one connection repeats all but the length."""
+        at = self._at
+        if url != self._url or at >= len(fields) or fields[:at] != self._before or fields[at + 1 :] != self._after:
+            return False
+        name, length = fields[at]
+        return name == b"content-length" and len(length) <= 6 and length.isdigit() and 0 < int(length) <= MOST_BYTES
 
 
 class PlainAppends:
@@ -64,31 +84,28 @@ class PlainAppends:
         return f"<PlainAppends to {self._streams!r}>"
 
     def head(self, url: bytes, fields: Fields) -> Head | None:
-        """Of a POST with this request target and these fields (lower-case names): what there is to know of it, if it
-        may turn out to be a plain append."""
+        """That of a POST with this request target and these fields (lower-case names), if it may turn out to be a plain
+        append. None, or an error: it is none."""
         if not url.startswith(_BASE) or url.startswith(_CONTROL) or not _NO_PATH.isdisjoint(url):
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
-        length = headers.get("content-length", "")
-        if len(headers) < len(fields) or not headers.keys() <= _KNOWN or len(length) > 6 or not length.isdecimal():
+        name = url[len(_BASE) :].decode("ascii")
+        if len(headers) < len(fields) or not headers.keys() <= _KNOWN or name.startswith(RESERVED):
             return None
-        return (url[len(_BASE) :].decode("ascii"), headers) if int(length) <= MOST_BYTES else None
+        self._origins.check("POST", headers)
+        head = Head(url, fields, name, headers, append_of(headers, (), has_body=True))
+        return head if head.fits(url, fields) else None
 
     def request(self, head: Head, body: bytes) -> Append | None:
         """What is asked of the stream, if its sender may do that. None, or an error: it is no plain append."""
-        name, headers = head
-        if name.startswith(RESERVED) or len(body) > self._streams.limits.message_bytes or self._is_bounded:
+        if len(body) > self._streams.limits.message_bytes or self._is_bounded:
             return None
-        self._origins.check("POST", headers)
-        request = append_of(headers, (), has_body=bool(body))
-        principal = self._auth.authenticate(headers)
+        request, name = head.request, head.name
+        principal = self._auth.authenticate(head.headers)
         if request.close:
             self._auth.authorize(principal, "close", name)
-        if body:
-            self._auth.authorize(principal, "append", name)
-            items = appended_items(request.content_type or "", body)
-            request = msgspec.structs.replace(request, items=items)
-        return request
+        self._auth.authorize(principal, "append", name)
+        return msgspec.structs.replace(request, items=appended_items(request.content_type or "", body))
 
     @property
     def _is_bounded(self) -> bool:

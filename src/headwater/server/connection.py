@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
@@ -93,6 +94,8 @@ class Protocol(HttpToolsProtocol):
     _too_large = False
     _plain: PlainAppends | None = None
     """Who may answer an append without the application."""
+    _known_head: Head | None = None
+    """That of the last one."""
     _head: Head | None = None
     """Of a request that may be such a one …"""
     _held: list[bytes]
@@ -143,8 +146,6 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._arrival.head_came()
-        head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._too_large = head_bytes > MOST_HEAD_BYTES
         self._head, self._held = self._plain_head(), []
         if self._head is None:
             self._make_request()
@@ -152,13 +153,22 @@ class Protocol(HttpToolsProtocol):
     def _plain_head(self) -> Head | None:
         """Of a request that may be a plain append."""
         plain, parser = self._plain, self.parser
-        if plain is None or parser.get_method() != b"POST" or self._too_large or not self._is_idle:
+        if plain is None or parser.get_method() != b"POST" or not self._is_idle:
             return None
         if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
             return None
         if self.expect_100_continue or self.flow.write_paused:
             return None
-        return plain.head(self.url, self.headers)
+        if self._known_head is None or not self._known_head.fits(self.url, self.headers):
+            self._known_head = None
+            with suppress(HeadwaterError, UnicodeDecodeError):  # the application finds the same, and answers it
+                if self._head_bytes <= MOST_HEAD_BYTES:
+                    self._known_head = plain.head(self.url, self.headers)
+        return self._known_head
+
+    @property
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _is_answered(self, plain: PlainAppends, head: Head) -> bool:
         """Whether the request that has come was a plain append, and is seen to. If not, nothing has happened."""
@@ -168,7 +178,7 @@ class Protocol(HttpToolsProtocol):
             return False
         if request is None:
             return False
-        before, cycle = self.cycle, PlainCycle(self, plain, head[0], request)
+        before, cycle = self.cycle, PlainCycle(self, plain, head.name, request)
         self.cycle = cast("RequestResponseCycle", cycle)  # as far as the class above goes
         if cycle.submit():
             return True
@@ -177,6 +187,7 @@ class Protocol(HttpToolsProtocol):
 
     def _make_request(self) -> None:
         """Have the application answer."""
+        self._too_large = self._head_bytes > MOST_HEAD_BYTES
         connection = Connection(self)
         extensions: dict[str, Any] = {CONNECTION: connection}
         self.scope["extensions"] = extensions
