@@ -167,6 +167,7 @@ headwater.server
     on_message_complete(self)
     pause_writing(self)
     resume_writing(self)
+    shutdown(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
