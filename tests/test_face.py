@@ -100,7 +100,7 @@ headwater.client
     async create(self, path, *values, content_type='application/json', ttl=None, expires_at=None,
           retention=None, closed=False)
     async delete(self, path)
-    follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None)
+    follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None, report=False)
     async fork(self, source, name, offset=None, sub_offset=None, *, ttl=None, expires_at=None)
     async head(self, path)
     async info(self, path)
@@ -122,11 +122,13 @@ headwater.client
     offset
     async send(self, *values)
     unsent
-  Reader(http, way, retry, on_lost=None, on_connected=None, *, over_to=None)
+  Reader(http, way, retry, on_lost=None, on_connected=None, *, over_to=None, service=None)
     async aclose(self)
     offset
     outcome
     over
+  Report(url, ended='left', client='python', events=0, reconnects=0, first_event=None, longest_gap=0.0,
+        lost=0.0)
   Retention(seconds=None, bytes=None, messages=None)
   Retry(shortest=0.2, longest=10.0, silence=45.0, connect=10.0, sleep=…, clock=…, jitter=…)
     pause(self, failures, asked=0.0)
@@ -166,6 +168,7 @@ headwater.server
     on_message_begin(self)
     on_message_complete(self)
     pause_writing(self)
+    rest(self, cycle, remainder)
     resume_writing(self)
     shutdown(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,

@@ -25,7 +25,7 @@ FLOORS = {
     4: ("streams", "commits", "cursor", "forks", "leases", "lineage", "retention", "sweeper", "writer"),
     3: ("hub", "stores"),
     2: ("store", "decide", "positions", "wire", "formats"),
-    1: ("errors", "model", "agui"),
+    1: ("errors", "model", "agui", "histogram"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # headwater/__init__.py: above all that it re-exports, below the programs that use it. Its __version__ is for everyone.

@@ -26,6 +26,8 @@ from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
 from headwater.http.plain import PlainAppends
+from headwater.http.quality import PATH as QUALITY
+from headwater.http.quality import Quality
 from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
@@ -74,6 +76,7 @@ class App:
         self._subscriptions = SubscriptionResource(subscriptions)
         self.plain = PlainAppends(streams, self._auth, self._origins, self._admission, self._outages)
         """What a server may ask before it makes a request of an append."""
+        self.quality = Quality(streams, runs.agents if runs is not None else (), self._admission)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._runs = _resource(runs) if runs is not None else None
         self._agents = _agents(runs) if runs is not None else None
@@ -139,6 +142,8 @@ class App:
             return await list_streams(exchange, self.streams)
         if path.startswith(f"{STREAMS}/"):
             return await inspect_stream(exchange, self.streams, path.removeprefix(f"{STREAMS}/"))
+        if path == QUALITY:
+            return await self.quality.answer(exchange)
         if path in self._pages:
             return await self._pages[path](exchange)
         if path == "/healthz":

@@ -12,20 +12,25 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
 from headwater.http.plain import Head, PlainAppends
 from headwater.outlet import CONNECTION, LINE, Follower, Receive, Scope, Send
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
-from headwater.server.line import OpenLine
+from headwater.server.line import Flow, OpenLine, Pipeline, Remainder
 from headwater.server.plain import PlainCycle, plain_appends
 
 try:
+    import httptools
     from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 except ImportError as error:
     raise MissingExtra("server", "uvicorn or httptools") from error
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
 
 BACKLOG: Final = 2048
 SEND_BUFFER_BYTES: Final = 128 * 1024
@@ -36,6 +41,13 @@ USER_TIMEOUT_MS: Final = 12_000
 """Sent data that nobody acknowledges for so long: the peer is gone. With a heartbeat every 15 s that is found within
 27 s; a phone in a tunnel for longer resumes. On Linux it also ends a reader that acknowledges but takes nothing for so
 long, before delivery's own deadline does; that one resumes, too."""
+
+UNSENT_BYTES: Final = 64 * 1024
+"""Of the kernel's buffer, what may wait for a turn on the wire. What was sent and waits for its acknowledgement does
+not count: a long, fat way is still filled."""
+
+WRITE_BUFFER_BYTES: Final = 64 * 1024
+"""Kept in this process for one connection before its reader is told to wait, beside the write that went over it."""
 
 KEEPALIVE_SECONDS: Final = 10
 """Of idleness before the kernel asks whether the peer is still there."""
@@ -51,6 +63,10 @@ TOO_LARGE: Final = HeadersTooLarge(f"request line and headers may have {MOST_HEA
 NO_OPENING: Final = BadRequest("a WebSocket is opened by GET, without a body, with at most 128 fields of 8 KB each")
 
 
+_NONE: Final[list[bytes]] = []
+"""Of a body, where none is held."""
+
+
 class RequestTimedOut(HeadwaterError):
     """The head of a request did not come in time."""
 
@@ -63,51 +79,53 @@ class PortTaken(HeadwaterError):
     code = "port_taken"
 
 
-class Connection:
-    """What an application may do to the connection of one response."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self.cycle: RequestResponseCycle | None = None
-
-    def cut(self, *, at_once: bool = False) -> None:
-        """End the connection without the end of the body; what is buffered still goes out, unless `at_once`."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True  # so that uvicorn takes the missing end for meant
-        if at_once:
-            self._protocol.transport.abort()
-        else:
-            self._protocol.transport.close()
-
-
 class Protocol(HttpToolsProtocol):
-    """Puts a Connection into the scope of every request, refuses heads that are too large (431) or too slow (408), and
-    has the kernel look after the peer.
+    """Offers the connection to the application of every request, refuses heads that are too large (431) or too slow
+    (408), and has the kernel look after the peer.
 
     For your own uvicorn: `uvicorn main:app --http headwater.server:Protocol`.
     """
 
-    _cycles: tuple[RequestResponseCycle, ...] = ()
-    """Whose responses have not been completed: several where requests are pipelined."""
-    _over = False
-    """No request is taken here any more."""
-    _too_large = False
-    _plain: PlainAppends | None = None
-    """Who may answer an append without the application."""
-    _known_head: Head | None = None
-    """That of the last one."""
-    _head: Head | None = None
-    """Of a request that may be such a one …"""
-    _held: list[bytes]
-    """… and what has come of its body."""
-    line: OpenLine | None = None
-    follower: Follower | None = None
-    """Who writes the body of the response without the application."""
+    # uvicorn's own attributes, too: kept in a dict they would take 1.5 KB for each connection.
+    __slots__ = (
+        "_arrival", "_cycles", "_head", "_held", "_known_head", "_over", "_plain", "_too_large", "access_log",
+        "access_logger", "app", "app_state", "asgi_version", "client", "config", "connections", "cycle",
+        "expect_100_continue", "flow", "follower", "headers", "limit_concurrency", "line", "logger", "loop", "parser",
+        "pipeline", "root_path", "scheme", "scope", "server", "server_state", "tasks", "timeout_keep_alive",
+        "timeout_keep_alive_task", "transport", "url", "ws_protocol_class",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.pipeline = Pipeline()  # type: ignore[assignment]
+        self._cycles: tuple[RequestResponseCycle | Remainder, ...] = ()
+        """Whose responses have not been completed: several where requests are pipelined."""
+        self._over = False
+        """No request is taken here any more."""
+        self._too_large = False
+        plain = not self.access_log and not self.root_path and self.limit_concurrency is None
+        self._plain = plain_appends(self.app) if plain else None
+        """Who may answer an append without the application."""
+        self._known_head: Head | None = None
+        """That of the last append."""
+        self._head: Head | None = None
+        """Of a request that may be a plain append …"""
+        self._held: list[bytes] = _NONE
+        """… and what has come of its body."""
+        self.line: OpenLine | None = None
+        self.follower: Follower | None = None
+        """Who writes the body of the response without the application."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if not self.access_log and not self.root_path and self.limit_concurrency is None:
-            self._plain = plain_appends(self.app)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self.flow = Flow(transport)
         self._arrival = Arrival(self._late, self._is_waiting)
         self._arrival.expect_head()
         accepted = transport.get_extra_info("socket")
@@ -117,6 +135,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._over:
+            if not self.parser:  # since `rest`
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             super().data_received(data)
             self._took(len(data))
 
@@ -146,9 +167,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._arrival.head_came()
-        self._head, self._held = self._plain_head(), []
+        self._head = self._plain_head()
         if self._head is None:
             self._make_request()
+        else:
+            self._held = []
 
     def _plain_head(self) -> Head | None:
         """Of a request that may be a plain append."""
@@ -188,17 +211,15 @@ class Protocol(HttpToolsProtocol):
     def _make_request(self) -> None:
         """Have the application answer."""
         self._too_large = self._head_bytes > MOST_HEAD_BYTES
-        connection = Connection(self)
-        extensions: dict[str, Any] = {CONNECTION: connection}
-        self.scope["extensions"] = extensions
         before, app = self.cycle, self.app
         if self._too_large:
             self.app, self.url = _refuse_head, b"/"  # httptools takes no URL of that size apart
         super().on_headers_complete()  # makes the cycle; the application itself runs later, in a task
         self.app = app
         if self.cycle is not before:  # else it becomes a WebSocket
-            connection.cycle = self.cycle
-            extensions[LINE] = OpenLine(self, self.cycle)
+            line = OpenLine(self, self.cycle)
+            extensions: dict[str, Any] = {CONNECTION: line, LINE: line}
+            self.scope["extensions"] = extensions
             self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -213,14 +234,14 @@ class Protocol(HttpToolsProtocol):
         if head is None or plain is None or not self._is_answered(plain, head):
             self._make_request_of_held()
             super().on_message_complete()
-        self._head = None
+        self._head, self._held = None, _NONE
         self._arrival.body_came()
 
     def _make_request_of_held(self) -> None:
         if self._head is not None:
-            self._head = None
+            self._head, held = None, self._held
             self._make_request()
-            for part in self._held:
+            for part in held:
                 super().on_body(part)
 
     def shutdown(self) -> None:
@@ -268,6 +289,17 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+
+    def rest(self, cycle: RequestResponseCycle, remainder: Remainder) -> None:
+        """The response goes on without its application, for hours perhaps: keep what its end needs, and no more."""
+        self._cycles = tuple(remainder if one is cycle else one for one in self._cycles)
+        self._known_head = None
+        if self.cycle is cycle:
+            self.cycle = remainder  # type: ignore[assignment]
+            self.scope = self.headers = None  # type: ignore[assignment]
+        if self._arrival.expected is None:  # nothing of a next request has come
+            self._arrival.forget()
+            self.parser = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -321,6 +353,7 @@ def notice_dead_peers(connected: socket.socket) -> None:
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)

@@ -14,6 +14,7 @@ from headwater.decide import Append, Decision
 from headwater.errors import MissingExtra
 from headwater.http.app import App
 from headwater.http.plain import PlainAppends
+from headwater.server.line import Remainder
 
 try:
     from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -49,18 +50,12 @@ class PlainCycle:
 
     __slots__ = ("_name", "_plain", "_protocol", "_request", "disconnected", "keep_alive", "response_complete")
 
+    message_event: Final = Remainder.message_event
+
     def __init__(self, protocol: Connected, plain: PlainAppends, name: str, request: Append) -> None:
         self._protocol, self._plain, self._name, self._request = protocol, plain, name, request
         self.disconnected = self.response_complete = False
         self.keep_alive = True
-
-    @property
-    def message_event(self) -> PlainCycle:
-        """What uvicorn sets when the connection is gone; nobody waits for it."""
-        return self
-
-    def set(self) -> None:
-        """See `message_event`."""
 
     def submit(self) -> bool:
         """False: nothing has happened."""
