@@ -18,6 +18,7 @@ does not know, and with a `stamp` it may simply repeat it. Reading and following
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -220,6 +221,11 @@ class Streams:
             if not await self._forks.cleared(name):
                 raise
         return await self._forks.create(name, request)
+
+    def at_once(self, name: str, request: Append) -> asyncio.Future[Decision] | Decision | None:
+        """`carry_out` without a task, where nothing has to be asked for first: committed, or a commit on its way, whose
+        future nobody may cancel. None: nothing has happened, and it is for `carry_out` to say why."""
+        return self._commits.at_once(checked_name(name), request)
 
     def writer(
         self,

@@ -43,12 +43,16 @@ class MemoryStore(Store):
         self._names: list[str] = []  # sorted, for listing
         self._generation = 0  # above that of every stream ever deleted (G1)
         self._open = False
+        self._done: asyncio.Future[None]
+        """What every commit gives that was made."""
 
     def __repr__(self) -> str:
         return f"<MemoryStore [{len(self._streams)} streams]>"
 
     async def open(self) -> None:
         """What an earlier opening of this object left is still there."""
+        self._done = asyncio.get_running_loop().create_future()
+        self._done.set_result(None)
         self._open = True
 
     async def aclose(self) -> None:
@@ -66,15 +70,14 @@ class MemoryStore(Store):
 
     def _submit(self, change: Callable[[], None]) -> asyncio.Future[None]:
         # Here and now: whoever wants others to run between two of them has to see to that.
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             self._check_open()
             change()
         except HeadwaterError as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-        return future
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+        return self._done
 
     def _commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> None:
         held = self._held(name)
