@@ -16,7 +16,7 @@ class Histogram:
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds`: the upper ends of the buckets, rising; a value that equals one is within. Above them is one more."""
+        """`bounds`: upper ends of the buckets, rising; a value that equals one is within. Above them is one more."""
         self.bounds = tuple(bounds)
         if not self.bounds or any(low >= high for low, high in zip(self.bounds, self.bounds[1:], strict=False)):
             raise ValueError("the bounds of a histogram rise, and there is at least one")

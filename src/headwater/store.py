@@ -87,11 +87,17 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
-        """Some streams that the sweeper should see to at `now`: their expiry has come, or their `look`."""
+        """Some streams that the sweeper should see to at `now`: their expiry has come, or their `look`. To cost what
+        is due, and not what there is."""
 
     @abc.abstractmethod
-    async def owned(self) -> Sequence[tuple[str, Head]]:
-        """The open streams that have an owner."""
+    async def owners(self) -> Sequence[str]:
+        """Whoever owns an open stream, once each. Asked for every few seconds: to cost what owners there are, and not
+        what they own."""
+
+    @abc.abstractmethod
+    async def owned(self, owner: str) -> Sequence[str]:
+        """Names of the open streams that this one owns."""
 
     def watch(self, name: str, *, watched: bool) -> None:  # noqa: B027 -- a store without other processes needs none
         """Say that `on_wake` is wanted for this stream (or no longer)."""

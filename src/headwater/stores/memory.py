@@ -11,12 +11,14 @@ import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import msgspec
 
 from headwater.errors import HeadwaterError, OffsetGone, StoreUnavailable, StreamNotFound, VersionConflict
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
+from headwater.stores.agenda import Agenda
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         self._streams: dict[str, _Stream] = {}
         self._names: list[str] = []  # sorted, for listing
+        self._owned: dict[str, dict[str, None]] = {}  # by owner
+        self._agenda = Agenda(self._due_at)
         self._generation = 0  # above that of every stream ever deleted (G1)
         self._open = False
 
@@ -82,11 +86,13 @@ class MemoryStore(Store):
         stream = self._streams.get(name)
         if stream is None:
             self._names.insert(bisect_left(self._names, name), name)
+        self._own(name, held, head)
         if stream is None or stream.head.generation != head.generation:
             stream = self._streams[name] = _Stream(head, head.first)
         stream.messages.extend(messages)
         del stream.messages[: head.first - stream.base]
         stream.head, stream.base = head, head.first
+        self._agenda.note(name)
 
     def _delete(self, name: str, expected: Head) -> None:
         held = self._held(name)
@@ -94,6 +100,8 @@ class MemoryStore(Store):
             raise VersionConflict("the stream has changed")
         del self._streams[name]
         del self._names[bisect_left(self._names, name)]
+        self._own(name, held, Absent(0))
+        self._agenda.note(name)
         self._generation = max(self._generation, held.generation + 1)
 
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
@@ -124,13 +132,32 @@ class MemoryStore(Store):
 
     async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
         self._check_open()
-        heads = ((name, stream.seen()) for name, stream in self._streams.items())
-        over = (pair for pair in heads if pair[1].expired(now) or (pair[1].look or now + 1) <= now)
-        return [pair for pair, _ in zip(over, range(limit), strict=False)]
+        return [(name, self._streams[name].seen()) for name in islice(self._agenda.due(now), limit)]
 
-    async def owned(self) -> Sequence[tuple[str, Head]]:
+    def _due_at(self, name: str) -> int | None:
+        stream = self._streams.get(name)
+        head = stream and stream.seen()
+        return min((at for at in (head.expiry(), head.look) if at is not None), default=None) if head else None
+
+    async def owners(self) -> Sequence[str]:
         self._check_open()
-        return [(name, stream.seen()) for name, stream in self._streams.items() if stream.head.owner is not None]
+        return list(self._owned)
+
+    async def owned(self, owner: str) -> Sequence[str]:
+        self._check_open()
+        return list(self._owned.get(owner, ()))
+
+    def _own(self, name: str, before: Head | Absent, after: Head | Absent) -> None:
+        was = before.owner if isinstance(before, Head) else None
+        now = after.owner if isinstance(after, Head) else None
+        if was == now:
+            return
+        if was is not None:
+            del self._owned[was][name]
+            if not self._owned[was]:
+                del self._owned[was]
+        if now is not None:
+            self._owned.setdefault(now, {})[name] = None
 
     def statistics(self) -> dict[str, int]:
         return {"streams": len(self._streams), "messages": sum(len(s.messages) for s in self._streams.values())}

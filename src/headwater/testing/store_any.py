@@ -333,7 +333,8 @@ async def deleted_is_gone(store: Store) -> None:
     must(isinstance(await store.load("a"), Absent), "load")
     same(list(await store.list("", after=None, limit=10, newest=False)), [])
     same(list(await store.due(NOW + 10_000, limit=10)), [])
-    same(list(await store.owned()), [])
+    same(list(await store.owners()), [])
+    same(list(await store.owned("i_1")), [])
     await raises(StreamNotFound, store.read("a", Offset(0, 0), max_bytes=10))
     await raises(VersionConflict, stream.delete())
 
@@ -415,15 +416,24 @@ async def what_is_to_be_looked_at_is_found(store: Store) -> None:
 
 
 async def the_owned_are_found(store: Store) -> None:
-    """G8: the open streams that somebody makes are found, so that they can be ended when he is gone"""
-    made, free, ended = (Writing(store, name) for name in ("made", "free", "ended"))
-    await made.create(b"1", owner="i_1")
-    await free.create(b"1")
-    await ended.create(b"1", owner="i_2")
-    same({name: head.owner for name, head in await store.owned()}, {"made": "i_1", "ended": "i_2"})
+    """G8: the open streams that somebody makes are found by their maker, so that they can be ended when he is gone"""
+    names = ("made", "more", "free", "ended", "other's")
+    made, more, free, ended, others = streams = [Writing(store, name) for name in names]
+    for stream, owner in zip(streams, ("i_1", "i_1", None, "i_2", "i_3"), strict=True):
+        await stream.create(b"1", owner=owner)
+    same(sorted(await store.owners()), ["i_1", "i_2", "i_3"])
+    for owner, its in {"i_1": ["made", "more"], "i_2": ["ended"], "i_3": ["other's"], "i_4": []}.items():
+        same(sorted(await store.owned(owner)), its)
     await ended.append(close=True)
     await made.append(b"2")
-    same([(name, head) for name, head in await store.owned()], [("made", made.head)])
+    await free.append(b"2")
+    same(sorted(await store.owners()), ["i_1", "i_3"])
+    same(list(await store.owned("i_2")), [])
+    await others.commit(Append(items([b"2"]), owner="i_1"))
+    same(list(await store.owners()), ["i_1"])
+    same(sorted(await store.owned("i_1")), ["made", "more", "other's"])
+    await more.delete()
+    same(sorted(await store.owned("i_1")), ["made", "other's"])
 
 
 async def a_closed_store_says_so(store: Store) -> None:
