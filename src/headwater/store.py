@@ -25,9 +25,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from headwater.model import Absent, Head, Message, Offset
+
+MOST_MESSAGES: Final = 4096
+"""In one page, however small they are: bounds the time that one read takes."""
+
+
+def most_messages(max_bytes: int) -> int:
+    """In a page of so many bytes: of messages below 64 bytes it has fewer, so that a small page is found quickly."""
+    return min(MOST_MESSAGES, 1 + max_bytes // 64)
 
 
 class Store(abc.ABC):
@@ -70,7 +78,8 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
-        """Messages after `start`, in order: as many as fit in `max_bytes`, but at least one where there is one.
+        """Messages after `start`, in order: as many as fit in `max_bytes` and in `most_messages`, but at least one
+        where there is one. To cost what the page holds, however much is before and behind it.
 
         Raises StreamNotFound, or OffsetGone where `start` cannot be served from the generation that is there, or lies
         before `Head.first`: what a fork inherits is read under the name it was appended to. A stream that is `deleted`

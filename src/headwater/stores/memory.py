@@ -11,13 +11,13 @@ import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 
 import msgspec
 
 from headwater.errors import HeadwaterError, OffsetGone, StoreUnavailable, StreamNotFound, VersionConflict
 from headwater.model import Absent, Head, Message, Offset
-from headwater.store import Store
+from headwater.store import Store, most_messages
 from headwater.stores.agenda import Agenda
 
 
@@ -112,7 +112,7 @@ class MemoryStore(Store):
         if start.generation != stream.head.generation or start.position < stream.base:
             raise OffsetGone("this offset can no longer be served")
         first = start.position - stream.base
-        return fitting(stream.messages[first : first + 4096], max_bytes)
+        return _fitting(stream.messages[first : first + most_messages(max_bytes)], max_bytes)
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
         self._check_open()
@@ -171,14 +171,12 @@ class MemoryStore(Store):
         return stream.seen() if stream else Absent(self._generation)
 
 
-def fitting(messages: list[Message], max_bytes: int) -> list[Message]:
+def _fitting(messages: list[Message], max_bytes: int) -> list[Message]:
     """The first of `messages` that together stay within `max_bytes`; the first one always."""
-    size = 0
-    for count, message in enumerate(messages):
-        size += len(message.data)
-        if size > max_bytes and count:
-            return messages[:count]
-    return messages
+    sizes = [len(message.data) for message in messages]
+    if sum(sizes) <= max_bytes:
+        return messages
+    return messages[: max(1, bisect_right(list(accumulate(sizes)), max_bytes))]
 
 
 def _matches(held: Head | Absent, expected: Head | Absent, head: Head) -> bool:

@@ -8,7 +8,7 @@ loss of power. With `?sync=normal` it survives the death of the process; loss of
 which readers may have seen, and their offsets are then given out again (docs/guarantees.md). Several times faster per
 append.
 
-Knows the contract, the file format and the writer.
+Knows the contract, the file format, its pages and the writer.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from headwater.errors import OffsetGone, StoreFileUnusable, StoreUnavailable, StreamNotFound
+from headwater.errors import StoreFileUnusable, StoreUnavailable
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
-from headwater.stores.sqlite_file import connect, message_id, position_in, translated
+from headwater.stores.sqlite_file import connect, translated
+from headwater.stores.sqlite_page import page
 from headwater.stores.sqlite_writer import GONE_KEPT, Commit, Delete, Touch, Writer, last_number
 
 WATCH_SECONDS: Final = 0.005
@@ -40,9 +41,6 @@ QUIET_LOOKS: Final = 200
 
 READERS: Final = 2
 """A long page for one reader must not hold up the next one's; more threads than cores do not help."""
-
-MOST_MESSAGES: Final = 4096
-"""In one page, however small they are: bounds the time one read takes."""
 
 T = TypeVar("T")
 Synchronous = Literal["full", "normal"]
@@ -111,7 +109,7 @@ class SqliteStore(Store):
         return await self._read(_load, name)
 
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
-        return await self._read(_page, name, start, max_bytes)
+        return await self._read(page, name, start, max_bytes)
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
         return await self._read(_list, prefix, after, limit, newest)
@@ -278,27 +276,6 @@ def _load(connection: sqlite3.Connection, name: str) -> Head | Absent:
         return _head(row)[1]
     (generation,) = connection.execute("SELECT value FROM fact WHERE name = 'generation'").fetchone()
     return Absent(generation)
-
-
-def _page(connection: sqlite3.Connection, name: str, start: Offset, max_bytes: int) -> list[Message]:
-    row = connection.execute("SELECT id, generation, head FROM stream WHERE name = ?", (name,)).fetchone()
-    if row is None:
-        raise StreamNotFound("no such stream")
-    stream, generation, head = row
-    if start.generation != generation or start.position < _decode_head(head).first:
-        raise OffsetGone("this offset can no longer be served")
-    found = connection.execute(
-        "SELECT id, time, key, data FROM message WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
-        (message_id(stream, start.position), message_id(stream + 1, 0), MOST_MESSAGES),
-    )
-    messages: list[Message] = []
-    size = 0
-    for id_, time, key, data in found:
-        size += len(data)
-        if size > max_bytes and messages:
-            break
-        messages.append(Message(data, Offset(generation, position_in(stream, id_)), time, key))
-    return messages
 
 
 def _list(

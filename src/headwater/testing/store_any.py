@@ -101,6 +101,27 @@ async def messages_come_back_as_written(store: Store) -> None:
     must(await store.read(stream.name, Offset(0, 0), max_bytes=1 << 30) == wanted, "the messages differ")
 
 
+async def small_messages_come_back_as_written(store: Store) -> None:
+    """G2, G3: the same for many that a store may keep or read together: nothing in one tells where it ends"""
+    stream = Writing(store, "a")
+    await stream.create()
+    data = [b"", b"\x00", b"a\x00b", b"\xff\xfe", b",", b"", "ü\U0001f600".encode(), b"'\"\\", bytes(range(256)), b""]
+    keys = [None, "", "k", None, "k,", None, "ü", "\n", "5", None]
+    wanted: list[Message] = []
+    for round_ in range(3):
+        now = NOW + 1000 * round_
+        await stream.commit(
+            Append([Item(one, key if round_ else None) for one, key in zip(data, keys, strict=True)]), now
+        )
+        for one, key in zip(data, keys, strict=True):
+            wanted.append(Message(one, Offset(0, len(wanted) + 1), now, key if round_ else None))
+    for start in range(len(wanted) + 1):
+        for max_bytes in (1, 100, 1 << 20):
+            got = await store.read("a", Offset(0, start), max_bytes=max_bytes)
+            must(got == wanted[start : start + len(got)], f"the messages differ that were read from {start}")
+            must(bool(got) or start == len(wanted), f"nothing was read from {start}")
+
+
 async def batches_are_whole(store: Store) -> None:
     """G2, G8: messages, producer state and closing of one commit are there together"""
     stream = Writing(store, "a")
@@ -458,6 +479,7 @@ CHECKS: Final = (
     the_lowest_generation_counts_and_not_what_was_known,
     heads_come_back_as_written,
     messages_come_back_as_written,
+    small_messages_come_back_as_written,
     batches_are_whole,
     conflicts_write_nothing,
     a_conflict_spares_its_neighbours,
