@@ -26,7 +26,14 @@ from headwater.stores.sqlite_file import message_id
 LARGE_BYTES: Final = 4096
 """Of a message, on average: from there on a row costs less than copying what is in it."""
 
+FEW: Final = 64
+"""Messages whose sizes are looked at first."""
+
 _decode_head = msgspec.msgpack.Decoder(Head).decode
+_SIZES: Final = (  # the length of what is not otherwise asked for is known without reading it
+    "SELECT group_concat(size) FROM"
+    " (SELECT length(data) AS size FROM message WHERE id > ? AND id < ? ORDER BY id LIMIT ?)"
+)
 _JOINED: Final = (
     # Bytes pass through TEXT as they are: SQLite neither checks nor changes them, and counts them by their length.
     "SELECT CAST(group_concat(CAST(data AS TEXT), '') AS BLOB), group_concat(time), count(key)"
@@ -54,11 +61,11 @@ def page(connection: sqlite3.Connection, name: str, start: Offset, max_bytes: in
 
 def _sizes(connection: sqlite3.Connection, after: int, before: int, max_bytes: int) -> list[int]:
     """Of the messages that make up the page."""
-    (text,) = connection.execute(
-        "SELECT group_concat(length(data)) FROM (SELECT data FROM message WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
-        (after, before, most_messages(max_bytes)),
-    ).fetchone()
-    sizes = _numbers(text)
+    sizes: list[int] = []
+    for most in (FEW, most_messages(max_bytes)):  # large ones lie far apart in the file
+        if len(sizes) < most and sum(sizes) <= max_bytes:
+            asked = after + len(sizes), before, most - len(sizes)
+            sizes += _numbers(connection.execute(_SIZES, asked).fetchone()[0])
     return sizes[: max(1, bisect_right(list(accumulate(sizes)), max_bytes))]
 
 
