@@ -24,7 +24,8 @@ Kept by the layers above, on that ground:
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import repeat
 from typing import ClassVar, Final
 
 from headwater.model import Absent, Head, Message, Offset
@@ -34,8 +35,18 @@ MOST_MESSAGES: Final = 4096
 
 
 def most_messages(max_bytes: int) -> int:
-    """In a page of so many bytes: of messages below 64 bytes it has fewer, so that a small page is found quickly."""
-    return min(MOST_MESSAGES, 1 + max_bytes // 64)
+    """In a page of so many bytes: so that a small one is found quickly, however small the messages are."""
+    return min(MOST_MESSAGES, 64 + max_bytes // 64)
+
+
+def in_a_row(
+    start: Offset, data: Iterable[bytes], times: Sequence[int], keys: Iterable[str | None] = repeat(None)
+) -> list[Message]:
+    """The messages that follow on `start`, of what a store keeps of each: as many as there are `times`."""
+    positions = range(start.position + 1, start.position + 1 + len(times))
+    # All of it in C: a page has thousands.
+    offsets = map(tuple.__new__, repeat(Offset), zip(repeat(start.generation), positions, strict=False))
+    return list(map(Message, data, offsets, times, keys))
 
 
 class Store(abc.ABC):

@@ -10,23 +10,26 @@ import asyncio
 import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 import msgspec
 
 from headwater.errors import HeadwaterError, OffsetGone, StoreUnavailable, StreamNotFound, VersionConflict
 from headwater.model import Absent, Head, Message, Offset
-from headwater.store import Store, most_messages
+from headwater.store import Store
 from headwater.stores.agenda import Agenda
+from headwater.stores.memory_log import Log
+
+SLICE: Final = 4096
+"""Messages let go of in one turn of the loop: a million at once would take a tenth of a second."""
 
 
 @dataclass(slots=True)
 class _Stream:
     head: Head
-    base: int
-    """Position before the first of `messages`."""
-    messages: list[Message] = field(default_factory=list)
+    log: Log
     touched: int = 0
 
     def seen(self) -> Head:
@@ -45,6 +48,8 @@ class MemoryStore(Store):
         self._names: list[str] = []  # sorted, for listing
         self._owned: dict[str, dict[str, None]] = {}  # by owner
         self._agenda = Agenda(self._due_at)
+        self._messages = 0
+        self._garbage: list[list[bytes]] = []
         self._generation = 0  # above that of every stream ever deleted (G1)
         self._open = False
 
@@ -53,6 +58,7 @@ class MemoryStore(Store):
 
     async def open(self) -> None:
         """What an earlier opening of this object left is still there."""
+        self._garbage.clear()  # on whatever loop it was
         self._open = True
 
     async def aclose(self) -> None:
@@ -88,17 +94,20 @@ class MemoryStore(Store):
             self._names.insert(bisect_left(self._names, name), name)
         self._own(name, held, head)
         if stream is None or stream.head.generation != head.generation:
-            stream = self._streams[name] = _Stream(head, head.first)
-        stream.messages.extend(messages)
-        del stream.messages[: head.first - stream.base]
-        stream.head, stream.base = head, head.first
+            self._drop(stream)
+            stream = self._streams[name] = _Stream(head, Log(head.first))
+        stream.head = head
+        stream.log.extend(messages)
+        self._messages += len(messages)
+        if stream.log.base < head.first:
+            self._drop(stream, head.first)
         self._agenda.note(name)
 
     def _delete(self, name: str, expected: Head) -> None:
         held = self._held(name)
         if isinstance(held, Absent) or not _matches(held, expected, held):
             raise VersionConflict("the stream has changed")
-        del self._streams[name]
+        self._drop(self._streams.pop(name))
         del self._names[bisect_left(self._names, name)]
         self._own(name, held, Absent(0))
         self._agenda.note(name)
@@ -109,10 +118,27 @@ class MemoryStore(Store):
         stream = self._streams.get(name)
         if stream is None:
             raise StreamNotFound("no such stream")
-        if start.generation != stream.head.generation or start.position < stream.base:
+        if start.generation != stream.head.generation or start.position < stream.log.base:
             raise OffsetGone("this offset can no longer be served")
-        first = start.position - stream.base
-        return _fitting(stream.messages[first : first + most_messages(max_bytes)], max_bytes)
+        return stream.log.read(start, max_bytes)
+
+    def _drop(self, stream: _Stream | None, until: int | None = None) -> None:
+        """Let go of a stream's messages, up to this position, a slice at a time."""
+        if stream is None or not len(stream.log):
+            return
+        dropped = stream.log.trim(stream.head.tail if until is None else until)
+        self._messages -= len(dropped)
+        if len(dropped) > SLICE:
+            self._garbage.append(dropped)
+            if len(self._garbage) == 1:
+                asyncio.get_running_loop().call_soon(self._let_go)
+
+    def _let_go(self) -> None:
+        del self._garbage[-1][-SLICE:]
+        if not self._garbage[-1]:
+            self._garbage.pop()
+        if self._garbage:
+            asyncio.get_running_loop().call_soon(self._let_go)
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
         self._check_open()
@@ -160,7 +186,7 @@ class MemoryStore(Store):
             self._owned.setdefault(now, {})[name] = None
 
     def statistics(self) -> dict[str, int]:
-        return {"streams": len(self._streams), "messages": sum(len(s.messages) for s in self._streams.values())}
+        return {"streams": len(self._streams), "messages": self._messages}
 
     def _check_open(self) -> None:
         if not self._open:
@@ -169,14 +195,6 @@ class MemoryStore(Store):
     def _held(self, name: str) -> Head | Absent:
         stream = self._streams.get(name)
         return stream.seen() if stream else Absent(self._generation)
-
-
-def _fitting(messages: list[Message], max_bytes: int) -> list[Message]:
-    """The first of `messages` that together stay within `max_bytes`; the first one always."""
-    sizes = [len(message.data) for message in messages]
-    if sum(sizes) <= max_bytes:
-        return messages
-    return messages[: max(1, bisect_right(list(accumulate(sizes)), max_bytes))]
 
 
 def _matches(held: Head | Absent, expected: Head | Absent, head: Head) -> bool:

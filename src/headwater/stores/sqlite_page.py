@@ -20,7 +20,7 @@ import msgspec
 
 from headwater.errors import OffsetGone, StreamNotFound
 from headwater.model import Head, Message, Offset
-from headwater.store import most_messages
+from headwater.store import in_a_row, most_messages
 from headwater.stores.sqlite_file import message_id
 
 LARGE_BYTES: Final = 4096
@@ -51,12 +51,8 @@ def page(connection: sqlite3.Connection, name: str, start: Offset, max_bytes: in
         raise OffsetGone("this offset can no longer be served")
     sizes = _sizes(connection, message_id(stream, start.position), message_id(stream + 1, 0), max_bytes)
     after = message_id(stream, start.position)
-    # The messages of a stream are without a gap, so their positions need not be read.
-    positions = range(start.position + 1, start.position + 1 + len(sizes))
-    offsets = map(tuple.__new__, repeat(Offset), zip(repeat(generation), positions, strict=False))
-    if sum(sizes) > LARGE_BYTES * len(sizes):
-        return _as_rows(connection, after, sizes, offsets)
-    return _as_one(connection, after, sizes, offsets)
+    read = _as_rows if sum(sizes) > LARGE_BYTES * len(sizes) else _as_one
+    return read(connection, after, sizes, start) if sizes else []
 
 
 def _sizes(connection: sqlite3.Connection, after: int, before: int, max_bytes: int) -> list[int]:
@@ -69,20 +65,14 @@ def _sizes(connection: sqlite3.Connection, after: int, before: int, max_bytes: i
     return sizes[: max(1, bisect_right(list(accumulate(sizes)), max_bytes))]
 
 
-def _as_rows(
-    connection: sqlite3.Connection, after: int, sizes: Sequence[int], offsets: Iterable[Offset]
-) -> list[Message]:
+def _as_rows(connection: sqlite3.Connection, after: int, sizes: Sequence[int], start: Offset) -> list[Message]:
     rows = connection.execute(
         "SELECT data, time, key FROM message WHERE id > ? AND id <= ? ORDER BY id", (after, after + len(sizes))
     )
-    return [Message(data, offset, time, key) for (data, time, key), offset in zip(rows, offsets, strict=True)]
+    return in_a_row(start, *zip(*rows, strict=True))
 
 
-def _as_one(
-    connection: sqlite3.Connection, after: int, sizes: Sequence[int], offsets: Iterable[Offset]
-) -> list[Message]:
-    if not sizes:
-        return []
+def _as_one(connection: sqlite3.Connection, after: int, sizes: Sequence[int], start: Offset) -> list[Message]:
     beyond = after + len(sizes)
     joined, times, keyed = connection.execute(_JOINED, (after, beyond)).fetchone()
     keys: Iterable[str | None] = repeat(None)
@@ -90,8 +80,7 @@ def _as_one(
         rows = connection.execute("SELECT key FROM message WHERE id > ? AND id <= ? ORDER BY id", (after, beyond))
         keys = [key for (key,) in rows]
     ends = list(accumulate(sizes))
-    data = map(joined.__getitem__, map(slice, [0, *ends], ends))
-    return list(map(Message, data, offsets, _numbers(times), keys))
+    return in_a_row(start, map(joined.__getitem__, map(slice, [0, *ends], ends)), _numbers(times), keys)
 
 
 def _numbers(text: str | None) -> list[int]:

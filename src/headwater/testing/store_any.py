@@ -110,11 +110,9 @@ async def small_messages_come_back_as_written(store: Store) -> None:
     wanted: list[Message] = []
     for round_ in range(3):
         now = NOW + 1000 * round_
-        await stream.commit(
-            Append([Item(one, key if round_ else None) for one, key in zip(data, keys, strict=True)]), now
-        )
-        for one, key in zip(data, keys, strict=True):
-            wanted.append(Message(one, Offset(0, len(wanted) + 1), now, key if round_ else None))
+        appended = [Item(one, key if round_ else None) for one, key in zip(data, keys, strict=True)]
+        await stream.commit(Append(appended), now)
+        wanted += [Message(one.data, Offset(0, n), now, one.key) for n, one in enumerate(appended, len(wanted) + 1)]
     for start in range(len(wanted) + 1):
         for max_bytes in (1, 100, 1 << 20):
             got = await store.read("a", Offset(0, start), max_bytes=max_bytes)
