@@ -22,7 +22,7 @@ FLOORS = {
     7: ("http",),
     6: ("runs", "sources", "relays", "client"),
     5: ("delivery", "reader", "fans", "outlet", "rounds", "following", "problems", "subscriptions"),
-    4: ("streams", "commits", "cursor", "forks", "leases", "lineage", "retention", "sweeper", "writer"),
+    4: ("streams", "commits", "cursor", "forks", "lag", "leases", "lineage", "retention", "sweeper", "writer"),
     3: ("hub", "stores"),
     2: ("store", "decide", "positions", "wire", "formats"),
     1: ("errors", "model", "agui", "histogram"),

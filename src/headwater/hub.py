@@ -249,6 +249,8 @@ class Hub:
         self._tails: dict[str, Tail] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._watch = watch
+        self.readers = 0
+        """Of all tails."""
 
     def __repr__(self) -> str:
         return f"<Hub [{len(self._tails)} tails, {len(self._idle)} of them idle]>"
@@ -277,6 +279,7 @@ class Hub:
         tail = self.tail(name)
         self._idle.pop(name, None)
         tail.readers += 1
+        self.readers += 1
         if tail.readers == 1:
             self._watch(name, True)
             tail.head = None  # nobody listened for other processes until now, so what is known may be old
@@ -285,6 +288,7 @@ class Hub:
     def leave(self, tail: Tail) -> None:
         """A reader goes."""
         tail.readers -= 1
+        self.readers -= 1
         if not tail.readers:
             self._watch(tail.name, False)
             tail.rest()

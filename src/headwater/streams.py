@@ -30,6 +30,7 @@ from headwater.errors import BadRequest, HeadwaterError, OffsetGone, StreamExist
 from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
+from headwater.lag import LoopLag
 from headwater.leases import Leases
 from headwater.lineage import read_messages
 from headwater.model import Config, Head, Message, Offset, Page, Retention
@@ -70,6 +71,8 @@ class Streams:
         self.on_commit = self._commits.on_commit
         """Functions told of each commit of this process, `(stream, decision)`, once it is durable. Must not raise."""
         self.on_commit.append(self._sweeper.committed)
+        self.lag = LoopLag()
+        """Of the loop that these streams belong to, while they are served (`headwater.http.lifespan`)."""
         self._open = False
         self.draining = False
         """The process is going away: readers are to be told and let go."""
@@ -315,8 +318,7 @@ class Streams:
 
     def statistics(self) -> dict[str, int]:
         """Figures for a console or metrics: tails held, readers on them, and the store's own."""
-        readers = sum(tail.readers for tail in self.hub)
-        return {"tails": len(self.hub), "readers": readers, **self.store.statistics()}
+        return {"tails": len(self.hub), "readers": self.hub.readers, **self.store.statistics()}
 
     # -- what changes without being asked ---------------------------------------------------------------------------
 
