@@ -123,6 +123,7 @@ class Leases:
             for name in await self._commits.store.owned(owner):
                 if name not in self._left[owner]:
                     finished += await self._finished(name, owner, Interrupted())
+                    await asyncio.sleep(0)  # a store in memory never waits: the others have their turn
         return finished
 
     async def _finished(self, name: str, owner: str, why: HeadwaterError) -> bool:
