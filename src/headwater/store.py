@@ -30,8 +30,8 @@ from typing import ClassVar, Final
 
 from headwater.model import Absent, Head, Message, Offset
 
-MOST_MESSAGES: Final = 4096
-"""In one page, however small they are: bounds the time that one read takes."""
+MOST_MESSAGES: Final = 2048
+"""In one page, however small they are: bounds the time for which a page holds the loop, to some milliseconds."""
 
 
 def most_messages(max_bytes: int) -> int:

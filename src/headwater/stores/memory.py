@@ -20,10 +20,10 @@ from headwater.errors import HeadwaterError, OffsetGone, StoreUnavailable, Strea
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
 from headwater.stores.agenda import Agenda
-from headwater.stores.memory_log import Log
+from headwater.stores.memory_log import Log, Segment
 
-SLICE: Final = 4096
-"""Messages let go of in one turn of the loop: a million at once would take a tenth of a second."""
+SLICE: Final = 4
+"""Segments let go of in one turn of the loop: a million messages at once would take a tenth of a second."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class MemoryStore(Store):
         self._owned: dict[str, dict[str, None]] = {}  # by owner
         self._agenda = Agenda(self._due_at)
         self._messages = 0
-        self._garbage: list[list[bytes]] = []
+        self._garbage: list[list[Segment]] = []
         self._generation = 0  # above that of every stream ever deleted (G1)
         self._open = False
 
@@ -126,8 +126,9 @@ class MemoryStore(Store):
         """Let go of a stream's messages, up to this position, a slice at a time."""
         if stream is None or not len(stream.log):
             return
-        dropped = stream.log.trim(stream.head.tail if until is None else until)
-        self._messages -= len(dropped)
+        held = len(stream.log)
+        dropped = stream.log.trim(stream.log.base + held if until is None else until)
+        self._messages -= held - len(stream.log)
         if len(dropped) > SLICE:
             self._garbage.append(dropped)
             if len(self._garbage) == 1:
