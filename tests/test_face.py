@@ -43,6 +43,7 @@ headwater
     is_open
     async list(self, prefix='', *, after=None, limit=100, newest=False)
     async open(self)
+    async page(self, name, offset=None, *, max_bytes=None)
     async read(self, name, offset=None, *, max_bytes=None)
     statistics(self)
     writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None, join_ms=0)

@@ -19,7 +19,7 @@ from headwater.decide import Append, Create, Item, Trim, decide
 from headwater.errors import StoreError, StoreFileUnusable, StoreUnavailable, VersionConflict
 from headwater.model import Absent, Config, Head, Offset
 from headwater.stores import sqlite_file, sqlite_writer
-from headwater.stores.sqlite import SqliteStore, _list, _Watcher
+from headwater.stores.sqlite import SqliteStore, _due, _list, _owned, _owners, _Watcher
 from headwater.testing import check_store
 
 NOTHING = Absent(0)
@@ -823,3 +823,24 @@ async def test_a_reader_that_leaves_while_the_store_closes_does_not_stop_the_clo
     watcher.watch("a", watched=False)
     assert watcher._wanted.is_set()
     await store.aclose()
+
+
+# -- what is asked for every few seconds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [_owners, lambda connection: _owned(connection, "i_1"), lambda connection: _due(connection, 1, 100)],
+    ids=["owners", "owned", "due"],
+)
+def test_what_timers_ask_for_is_found_in_an_index(tmp_path, query):
+    """It costs what is found, however many streams there are."""
+    connection = sqlite_file.connect(str(tmp_path / "a.db"))
+    asked = []
+    connection.set_trace_callback(asked.append)
+    query(connection)
+    connection.set_trace_callback(None)
+    plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}")]
+    connection.close()
+    assert any("INDEX stream_" in step for step in plan), plan
+    assert not [step for step in plan if step.startswith("SCAN stream")], plan
