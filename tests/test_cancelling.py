@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from asgi_client import Client
+from asgi_client import (
+    Client,
+    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.agui import CustomEvent
 from headwater.http import App

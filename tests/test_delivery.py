@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 import asgi_client
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    every_way,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater.delivery import CONNECTION, Cut, Delivery, Policy
 from headwater.errors import StoreUnavailable
 from headwater.formats.durable import DurableEvents

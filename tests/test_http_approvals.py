@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import leases
 from headwater.http import App
 from headwater.http.auth import Keys, Principal

@@ -96,6 +96,7 @@ class Reader:
         self._last_write = self._clock()
         self._writing = False
         self._anchored, self._begun = anchored, False
+        self._paused = False  # as the format does: the response is over with what it has given
         rotate = policy.rotate_seconds if format_.ends_openly else None
         jitter = random.uniform(1 - ROTATION_JITTER, 1 + ROTATION_JITTER)  # noqa: S311 -- no secret
         self._rotate_at = math.inf if rotate is None else self._clock() + rotate * jitter
@@ -164,11 +165,8 @@ class Reader:
                 self._anchored = self._anchored or bool(page.messages)
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
-                if page.closed:
-                    await self._finish(self._format.ending(page))
-                    return
-                if self._format.pauses(page):
-                    await self._finish(b"")
+                if page.closed or self._format.pauses(page):
+                    await self._finish(self._format.ending(page) if page.closed else b"")
                     return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
@@ -177,6 +175,8 @@ class Reader:
                 standing = self._standing(up_to_date=page is None or page.up_to_date)
                 await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
                 return
+            if page is None and self._is_silent():
+                await self._write(self._format.heartbeat)
             if page is None and tail.wakes == wakes and not self.gone:
                 if self._park():
                     return
@@ -247,8 +247,6 @@ class Reader:
         finally:
             tail.discard(self._waiter)
             self._waiter = None
-        if self._is_silent() and not self.gone:
-            await self._write(self._format.heartbeat)
 
     def _is_silent(self) -> bool:
         return self._clock() - self._last_write >= self._policy.heartbeat_seconds
@@ -310,6 +308,10 @@ class Reader:
         if frames.data:
             self._last_write = now
             line.write(frames.data)
+        if self._paused:
+            self._leave_fan()
+            line.finish()
+            self._over()
 
     def _framed(self, frames: Frames) -> bool:
         """Have the bytes of all that is new in `frames`, and move behind it. False: there is nothing, or more to it."""
@@ -335,7 +337,9 @@ class Reader:
             return None
         if self._format.pauses(page):
             return None
-        return framed(self._format.render(page)), page.next
+        data = framed(self._format.render(page))
+        self._paused = self._format.pauses(page)  # one that folds knows it only now; its bytes are nobody else's
+        return data, page.next
 
     def resume(self) -> None:
         """There is room again."""
