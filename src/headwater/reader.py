@@ -134,6 +134,10 @@ class Reader:
             self._outlet.cut()
         except OSError:
             pass  # ASGI 2.4: the client has left while we were sending
+        except Exception:
+            if self._outlet.direct:  # no server minds this task
+                self._outlet.cut()
+            raise
         finally:
             if not self.is_parked:
                 self._over()
@@ -290,9 +294,9 @@ class Reader:
         self._fans.leave(self._fan, self)
         self._fan = None
 
-    def _unpark(self) -> None:
+    def _unpark(self, go_on: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         self._leave_fan()
-        self._task = asyncio.create_task(self._run(self._pages), name="headwater-reader")
+        self._task = asyncio.create_task(self._run(go_on or self._pages), name="headwater-reader")
 
     def pull(self, frames: Frames, now: float) -> None:
         """Write what is new, if that is all there is to do; else go on in a task."""
@@ -319,7 +323,11 @@ class Reader:
         start = cursor.offset
         made = frames.find(key, start)
         if made is None:
-            made = self._made()
+            try:
+                made = self._made()
+            except Exception as error:  # noqa: BLE001 -- of a format: it must not hold up the others here
+                self._unpark(_failed(error))
+                return False
             if made is None:
                 if self._streams.draining or not cursor.at_tail:
                     self._unpark()
@@ -385,3 +393,10 @@ class Reader:
         else:
             self._outlet.cut(at_once=True)
             self.lost()
+
+
+def _failed(error: Exception) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def fail() -> None:
+        raise error
+
+    return fail
