@@ -24,8 +24,9 @@ App = Callable[..., Coroutine[Any, Any, None]]
 
 PATIENCE_SECONDS = 5.0
 
-way = "portable"
-"""direct: calls offer their connection; parked: they do, and something that wraps the application waits for its end."""
+way = "direct"
+"""direct, the usual one: calls offer their connection; parked: they do, but something that wraps the application waits
+for its end; portable: they do not."""
 
 
 @pytest.fixture(autouse=True, params=["portable", "direct"])

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from asgi_client import (
-    Client,
-    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
-)
+from asgi_client import Client
 from headwater import Streams
 from headwater.agui import CustomEvent
 from headwater.http import App

@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from asgi_client import (
-    Call,
-    Client,
-    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
-)
+from asgi_client import Call, Client
 from headwater import leases
 from headwater.http import App
 from headwater.http.auth import Keys, Principal

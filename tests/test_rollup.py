@@ -25,10 +25,7 @@ from ag_ui.core import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asgi_client import (
-    Client,
-    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
-)
+from asgi_client import Client
 from headwater import Streams
 from headwater.delivery import Delivery, Policy
 from headwater.errors import BadRequest, Draining

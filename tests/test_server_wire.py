@@ -40,9 +40,11 @@ class Wire:
         return self._ends[-1]
 
     async def close(self) -> None:
-        for end in self._ends:
-            end.writer.close()
         async with asyncio.timeout(PATIENCE_SECONDS):
+            for end in self._ends:
+                end.writer.transport.abort()
+                with suppress(OSError):  # a loop that is closed before its TLS is hangs (uvloop)
+                    await end.writer.wait_closed()
             while self.state.connections or self.state.tasks:
                 await asyncio.sleep(0.01)
 
@@ -53,6 +55,10 @@ class Wire:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while self.delivery.readers != number:
                 await asyncio.sleep(0.005)
+
+    @property
+    def is_tls(self) -> bool:
+        return self._tls is not None
 
     @property
     def protocols(self) -> list[Protocol]:
@@ -203,7 +209,10 @@ async def test_what_is_pipelined_behind_a_live_response_is_answered_when_that_ha
 
 @on_every_loop
 async def test_a_client_that_leaves_takes_what_it_pipelined_with_it(wire: Wire) -> None:
-    for leave in (End.reset, lambda end: end.writer.close()):
+    kinds: list[Callable[[End], None]] = [End.reset]
+    if not wire.is_tls:  # of TLS, both loops keep an end to themselves while nothing is read, as behind a pipeline
+        kinds.append(lambda end: end.writer.close())
+    for leave in kinds:
         end = await wire.connect(get(EVENTS) + get(EVENTS) * 2 + get("/healthz"))
         await end.head()
         await wire.until_parked()
