@@ -29,7 +29,6 @@ streams = Streams("memory:")
 delivery = Delivery(streams, Policy(heartbeat_seconds=1))
 app = FastAPI(lifespan=lifespan(streams))
 app.mount("/live", App(streams, delivery=delivery))
-ways = {}
 
 async def words(number, fail):
     for n in range(number):

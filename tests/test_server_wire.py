@@ -138,7 +138,10 @@ async def open_wire(tls: bool, heartbeat: float = 15.0) -> AsyncIterator[Wire]:
             assert delivery.readers == 0
             assert streams.statistics()["readers"] == 0
         finally:
+            for protocol in wire.protocols:  # of a test that failed
+                protocol.transport.abort()
             server.close()
+            await asyncio.sleep(0)
 
 
 def on_every_loop(test: Callable[[Wire], Awaitable[None]]) -> Callable[..., None]:
