@@ -129,7 +129,7 @@ async def open_wire(tls: bool, heartbeat: float = 15.0) -> AsyncIterator[Wire]:
         config.load()
         state = ServerState()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Protocol(config, state, {}), "127.0.0.1", 0, ssl=ours)
+        server = await loop.create_server(lambda: Protocol(config, state, {}), "127.0.0.1", 0, ssl=ours, backlog=2048)
         await streams.create("s", content_type="text/plain")
         wire = Wire(streams, delivery, state, server.sockets[0].getsockname()[1], theirs)
         try:
@@ -362,6 +362,32 @@ async def test_readers_are_told_of_a_drain_and_connections_go_with_the_server(wi
     said = [await end.reader.read() for end in ends]
     assert all(rest.endswith(b"0\r\n\r\n") for rest in said)
     assert b"event: interrupted" in said[0]
+
+
+def test_who_leaves_with_much_unread_is_not_written_to_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """A transport that is closed waits for what is in its buffer: asyncio warns of each write to it."""
+
+    async def main() -> None:
+        async with asyncio.timeout(30), open_wire(False) as wire:
+            end = await wire.connect(get(LIVE), limit=1000)
+            await end.head()
+            await wire.say("first")
+            await wire.until_parked()
+            for _ in range(400):
+                await wire.say("x" * 5000)
+                await asyncio.sleep(0)
+            (protocol,) = wire.protocols
+            while not protocol.transport.get_write_buffer_size():
+                await wire.say("x" * 5000)
+            end.writer.write_eof()
+            await wire.until_readers(0)
+            assert protocol.transport.get_write_buffer_size(), "it waits still"
+            for _ in range(20):
+                await wire.say("y")
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert not caplog.records
 
 
 # -- who takes nothing ------------------------------------------------------------------------------------------------

@@ -166,11 +166,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._arrival.data_came()
-        if not isinstance(self.cycle, Remainder):  # else its application has returned
+        if not self._rests:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not isinstance(self.cycle, Remainder):
+        if not self._rests:
             super().on_message_complete()
         self._arrival.body_came()
 
@@ -184,6 +184,12 @@ class Protocol(HttpToolsProtocol):
         # What websockets takes for no opening (a POST, a line of over 8 KB) it leaves unanswered, and open.
         if not getattr(self.transport.get_protocol(), "handshake_initiated", True):
             self._refuse(NO_OPENING)
+
+    @property
+    def _rests(self) -> bool:
+        """The application of the newest request has returned: nobody wants its body any more."""
+        cycle: object = self.cycle
+        return isinstance(cycle, Remainder)
 
     @property
     def _is_idle(self) -> bool:
@@ -238,6 +244,10 @@ class Protocol(HttpToolsProtocol):
         if self.follower is not None:
             self.follower.resume()
 
+    def eof_received(self) -> None:
+        # The transport closes behind this and takes nothing any more, but is lost only when its buffer has gone out.
+        self._lose_follower()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrival.forget()
         for cycle in self._cycles:  # uvicorn tells the newest only, and the others would go on for ever
@@ -245,6 +255,9 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+        self._lose_follower()
+
+    def _lose_follower(self) -> None:
         follower, self.follower = self.follower, None
         if follower is not None:
             follower.lost()
