@@ -3,8 +3,8 @@
 `Client(app)` makes requests; a `Call` is one of them, running as a task of its own. A client that has stalled takes
 nothing more: the application's next `send` waits, as on a connection whose buffers are full.
 
-With the fixture `both_ways`, each call offers its connection, too, as headwater.server does: what the rest of a body is
-written to without the application.
+With the fixture `both_ways`, calls also offer their connection, as headwater.server does: what the rest of a body is
+written to without the application. With `every_way`, something that wraps the application waits for its end, too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from headwater.outlet import CONNECTION, LINE, Cut, Follower
+from headwater.outlet import CONNECTION, LINE, Cut, Follower, Part
 
 Event = MutableMapping[str, Any]
 App = Callable[..., Coroutine[Any, Any, None]]
@@ -29,9 +29,15 @@ way = "direct"
 for its end; portable: they do not."""
 
 
-@pytest.fixture(autouse=True, params=["portable", "direct", "parked"])
+@pytest.fixture(autouse=True, params=["portable", "direct"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imported by a test module, it has all tests there go every way to the client."""
+    """Imported by a test module, it has all tests there go both ways to the client."""
+    monkeypatch.setattr("asgi_client.way", request.param)
+
+
+@pytest.fixture(autouse=True, params=["portable", "direct", "parked"])
+def every_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, and parked."""
     monkeypatch.setattr("asgi_client.way", request.param)
 
 
@@ -40,8 +46,6 @@ class CallLine:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._chunk: bytes | None = None
-        self._unchanged: asyncio.Task[Any] | None = None
         self._kept: list[bytes] = []
         self._on_over: list[Callable[[], None]] = []
         self.follower: Follower | None = None
@@ -53,15 +57,8 @@ class CallLine:
     def is_reached_by(self, send: object) -> bool:
         return way == "direct" and send == self._call._send
 
-    def expect(self, chunk: bytes) -> None:
-        self._chunk = chunk
-
-    def passed(self, event: Event) -> None:
-        if self._chunk is not None and event.get("body") is self._chunk:
-            self._unchanged = asyncio.current_task()
-
     def take(self, follower: Follower) -> bool:
-        if self._unchanged is None or self._unchanged is not asyncio.current_task() or self._call._gone.is_set():
+        if self._call._gone.is_set():
             return False
         self.follower = follower
         return True
@@ -146,6 +143,8 @@ class Call:
         await self._taking.wait()
         if self._gone.is_set():
             raise OSError("the client has left")  # ASGI 2.4
+        if isinstance(event, Part):
+            event = event.arrived()
         if event["type"] == "http.response.start":
             assert self.status is None, "the response started twice"
             self.status, self.raw_headers = event["status"], list(event["headers"])
@@ -154,8 +153,6 @@ class Call:
             assert not self.ended, "a body after its end"
             self.chunks.append(event.get("body", b""))
             self.ended = not event.get("more_body", False)
-            if self.line is not None:
-                self.line.passed(event)
         self._changed.set()
 
     def _took(self, data: bytes) -> None:

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 import asgi_client
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    every_way,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater.delivery import CONNECTION, Cut, Delivery, Policy
 from headwater.errors import StoreUnavailable
 from headwater.formats.durable import DurableEvents
@@ -536,4 +540,34 @@ async def test_an_error_that_is_not_ours_leaves_the_application():
         with pytest.raises(ZeroDivisionError):
             await call.done()
         assert not call.ended
+        nobody_is_left(bench)
+
+
+@virtual_time
+async def test_a_format_that_fails_later_ends_its_own_response_only():
+    class Broken(Raw):
+        def render(self, page: Page) -> bytes:
+            if any(message.data == b"2" for message in page.messages):
+                raise ZeroDivisionError
+            return super().render(page)
+
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with Bench() as bench:
+        broken, whole = bench.read(Broken(JSON)), bench.read(Lines(JSON))
+        await broken.started()
+        await whole.started()
+        for n in (1, 2, 3):
+            await bench.appended(n)
+            await whole.until(b"%d\n" % n)
+        if asgi_client.way == "portable":
+            with pytest.raises(ZeroDivisionError):
+                await broken.done()
+        else:
+            with pytest.raises(Cut):
+                await broken.done()
+            gc.collect()
+            assert [type(context["exception"]) for context in told] == [ZeroDivisionError], "it is logged"
+        assert (broken.body, broken.ended) == (b"1\n", False)
+        await whole.leave()
         nobody_is_left(bench)

@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from asgi_client import Call
+from asgi_client import (
+    Call,
+    every_way,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater.delivery import ROTATION_JITTER, Policy
 from headwater.formats.format import Format
 from headwater.formats.lines import Lines, Raw

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asgi_client import every_way  # noqa: F401 -- a fixture: all tests here go every way
 from headwater import Limits
 from headwater.delivery import HELD_BYTES, Policy
 from headwater.testing import run_virtual, virtual_time

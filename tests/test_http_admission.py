@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from asgi_client import every_way  # noqa: F401 -- a fixture: all tests here go every way
 from headwater.errors import TooManyRequests
 from headwater.http.admission import MOST_CLIENTS, READERS_RETRY_SECONDS, Admission, Bounds, place
 from headwater.http.auth import Keys, Principal

@@ -9,7 +9,10 @@ from ag_ui.core import TextMessageChunkEvent
 from agents import Agent, function_tool
 
 from asgi_client import Call as Asked
-from asgi_client import Client
+from asgi_client import (
+    Client,
+    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.http import App
 from headwater.http.auth import Keys

@@ -11,7 +11,11 @@ from ag_ui.core import TextMessageContentEvent, TextMessageEndEvent, TextMessage
 from agents import Agent
 from fastapi import FastAPI
 
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.http import App
 from headwater.http.auth import Keys

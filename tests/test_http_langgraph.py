@@ -11,7 +11,11 @@ import pytest
 from agents import Agent, SQLiteSession, function_tool
 from fastapi import FastAPI
 
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.delivery import Cut
 from headwater.errors import StoreUnavailable

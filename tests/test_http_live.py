@@ -8,7 +8,10 @@ import json
 
 import pytest
 
-from asgi_client import Call
+from asgi_client import (
+    Call,
+    every_way,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater.testing import virtual_time
 from headwater.wire.durable import CURSOR_EPOCH_MS, CURSOR_INTERVAL_MS
 from headwater.wire.sse import Decoder

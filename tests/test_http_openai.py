@@ -12,7 +12,11 @@ from fastapi import FastAPI
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    both_ways,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.delivery import Cut
 from headwater.http import App

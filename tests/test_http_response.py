@@ -13,7 +13,11 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    every_way,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.delivery import Cut
 from headwater.errors import StoreUnavailable

@@ -10,7 +10,11 @@ import pytest
 from agents import Agent
 from fastapi import FastAPI
 
-from asgi_client import Call, Client
+from asgi_client import (
+    Call,
+    Client,
+    every_way,  # noqa: F401 -- a fixture: all tests here go every way
+)
 from headwater import Streams
 from headwater.http import App
 from headwater.http.auth import Keys

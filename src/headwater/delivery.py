@@ -18,10 +18,12 @@ from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
 from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
-from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader, Stay
+from headwater.policy import Policy
+from headwater.reader import LAST_WRITE_SECONDS, ROTATION_JITTER, Reader, Stay
 from headwater.rounds import Rounds
 from headwater.slow import Keeping, Slow
 from headwater.streams import Streams
+from headwater.taking import HELD_BYTES
 from headwater.visits import Visit
 
 __all__ = [

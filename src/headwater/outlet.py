@@ -1,16 +1,18 @@
 """Where the bytes of a response go: through ASGI's `send`, or straight to the connection.
 
 The portable way works on every server. The direct one is what `headwater.server` offers in the scope, as a `Line`: the
-body is written to the transport by whoever has it, without a task that waits for its turn. It is taken only where the
-body passes unchanged through whatever wraps `send`: the first chunk goes through `send`, and the line says whether the
-very same object has arrived at the server, in the same task. So a middleware that compresses, counts or collects keeps
-all of it; one that looks at the head of a response only has it, either way.
+body is written to the transport by whoever has it, without a task that waits for its turn. It is taken only where
+nobody on the way minds the body: each `Part` of it that goes through `send` says whether the very same message has
+arrived at the server, in the same task, and whether anybody has looked at more than its type. So a middleware that
+compresses, counts, collects or waits for the end keeps all of it; one that looks at the head of a response only has
+it, either way.
 
 Knows ASGI; nothing of streams or formats.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
@@ -23,6 +25,46 @@ CONNECTION: Final = "headwater.connection"
 
 LINE: Final = "headwater.line"
 """ASGI extension offered by `headwater.server` for a request over HTTP: a `Line`."""
+
+
+class Part(dict[str, Any]):
+    """A part of a body, as a message of ASGI, that notes whether anybody on its way to the server minds what it is."""
+
+    __slots__ = ("seen", "task")
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(type="http.response.body", body=body, more_body=True)
+        self.seen = False
+        self.task: asyncio.Task[Any] | None = None
+
+    def arrived(self) -> Any:
+        """What the server sends for it, which it must not look at itself."""
+        self.task = asyncio.current_task()
+        return self.copy()
+
+    def was_minded(self) -> bool:
+        """Once it was sent by this task: whether anything but this task and the server had to do with it."""
+        return self.seen or self.task is not asyncio.current_task()
+
+    def __getitem__(self, key: str) -> Any:
+        self.seen = self.seen or key != "type"
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.seen = self.seen or key != "type"
+        return super().get(key, default)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.seen = True
+        super().__setitem__(key, value)
+
+    def values(self) -> Any:
+        self.seen = True
+        return super().values()
+
+    def items(self) -> Any:
+        self.seen = True
+        return super().items()
 
 
 class Cut(Exception):
@@ -49,9 +91,6 @@ class Line(Protocol):
 
     def is_reached_by(self, send: Send) -> bool:
         """Whether `send` is the server's own, with nothing around it."""
-
-    def expect(self, chunk: bytes) -> None:
-        """This object is about to be sent as a part of the body, by the current task."""
 
     def take(self, follower: Follower) -> bool:
         """Have the rest of the body written by `follower`. False: it has to go through `send`."""
@@ -90,6 +129,7 @@ class Outlet:
         self._send = send
         self._connection = (scope.get("extensions") or {}).get(CONNECTION)
         self.line = line_of(scope)
+        self._bare = False  # a part has passed that nobody minded
         self.direct = False
         """The line was taken."""
 
@@ -103,9 +143,14 @@ class Outlet:
             if self.line.is_full:
                 await self.line.drained()
             return
-        if self.line is not None:
-            self.line.expect(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self.line is None:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            return
+        part = Part(data)
+        await self._send(part)
+        self._bare = not part.was_minded()
+        if not self._bare:
+            self.line = None  # nor will it be
 
     async def finish(self, data: bytes) -> None:
         if not self.direct:
@@ -119,7 +164,7 @@ class Outlet:
     def take(self, follower: Follower) -> Line | None:
         """The line, if there is one and it can be had."""
         if not self.direct:
-            self.direct = self.line is not None and self.line.take(follower)
+            self.direct = self.line is not None and self._bare and self.line.take(follower)
             if self.direct:
                 self._send = _taken  # the server's own would keep the whole request
         return self.line if self.direct else None

@@ -7,9 +7,6 @@ connection is its own (`headwater.outlet`), without one, in the fan of its tail.
 How a response ends tells the truth (G8): the body ends cleanly only where the stream did, or where the format has said
 in its own terms that it did not. Else the connection is cut, so that no client takes half an answer for a whole one.
 
-Every offset that a client learns is between two characters of a text: what it got up to there, and what it gets from
-there, may be decoded apart.
-
 Knows cursors, formats and outlets. Cancellation of its task leaves nothing behind.
 """
 
@@ -20,7 +17,6 @@ import logging
 import math
 import random
 from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
@@ -31,8 +27,10 @@ from headwater.formats.format import Format
 from headwater.joining import Joining
 from headwater.model import Head, Page
 from headwater.outlet import Line, Outlet, framed
-from headwater.slow import DEFAULT_SLOW, Keeping, Slow
+from headwater.policy import Policy
+from headwater.slow import Keeping
 from headwater.streams import Streams
+from headwater.taking import taken
 from headwater.visits import Visit
 
 _store_log = logging.getLogger("headwater.store")
@@ -41,35 +39,11 @@ _store_log = logging.getLogger("headwater.store")
 UNFINISHED: Final = frozenset({"failed", "cancelled"})
 """Outcomes of a closed stream that must not look like the end of a whole one."""
 
-HELD_BYTES: Final = 1024 * 1024
-"""Held back of text, behind a first message, for the rest of a character; what is more is sent as it is."""
-
 ROTATION_JITTER: Final = 0.1
 """Of the time between rotations, more or less: those who came together do not all come back together."""
 
 LAST_WRITE_SECONDS: Final = 1.0
 """A write that is not taken for so long while the server goes away: its reader is let go, the others have been told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How readers are served."""
-
-    heartbeat_seconds: float = 15.0
-    """Of silence. Under every idle limit met in the field: 30 s (load balancers) to 100 s (Cloudflare)."""
-    write_seconds: float = 30.0
-    """A write that has not been taken for so long: the reader is dropped and may resume. (On Linux, `headwater.server`
-    has the kernel give up on one that takes nothing at all before that.)"""
-    chunk_bytes: int = 64 * 1024
-    """In one write: what a reader that is behind gets at a time, before the others have their turn."""
-    slow: Slow = DEFAULT_SLOW
-    """What becomes of readers that do not keep up: see there."""
-    join_ms: int = 0
-    """Small messages that come within so long of a write go out together after it (`headwater.joining`), where a reader
-    does not ask for its own time. 0: each as it comes, since nobody who did not ask should see text come in jumps."""
-    rotate_seconds: float | None = None
-    """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
-    never; what it is good for are shared caches that collapse requests, which need them to end."""
 
 
 class Stay(NamedTuple):
@@ -151,6 +125,10 @@ class Reader:
             self._outlet.cut()
         except OSError:
             pass  # ASGI 2.4: the client has left while we were sending
+        except Exception:
+            if self._outlet.direct:  # no server minds this task
+                self._outlet.cut()
+            raise
         finally:
             if not self.is_parked:
                 self._over()
@@ -173,7 +151,7 @@ class Reader:
                 await self._hold()
                 continue
             wakes = tail.wakes
-            page = await self._take()
+            page = await taken(self._cursor, in_characters=self._format.in_characters)
             if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
                 page = self._standing(up_to_date=True)
             self._begun = True
@@ -193,6 +171,9 @@ class Reader:
                 standing = self._standing(up_to_date=page is None or page.up_to_date)
                 await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
                 return
+            if page is None and self._is_silent():
+                self._streams.reads.heartbeats += 1
+                await self._write(self._format.heartbeat)
             if page is None and tail.wakes == wakes and not self.gone:
                 if self._park():
                     return
@@ -211,38 +192,15 @@ class Reader:
         self.visit.ended = "ended" if page.closed else ""
         if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
             raise _Interrupted
-        if page.closed:
-            await self._finish(self._format.ending(page))
-            return True
-        if self._format.pauses(page):
+        if self._format.pauses(page) and not page.closed:
             self.visit.ended = "paused"
-            await self._finish(b"")
+        if page.closed or self._format.pauses(page):
+            await self._finish(self._format.ending(page) if page.closed else b"")
             return True
         return False
 
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
-
-    async def _take(self) -> Page | None:
-        """The next page. Where the format needs it, messages at its end wait for the rest of a character; what never
-        gets one is sent when the stream is closed, or when it is too much to wait for."""
-        cursor, start = self._cursor, self._cursor.offset
-        page = await cursor.take()
-        while page is not None and self._format.in_characters and not page.closed:
-            shown = whole(page.messages)
-            if shown == len(page.messages) > 0:
-                return page
-            if shown:
-                cursor.offset = page.messages[shown - 1].offset
-                return page._replace(messages=page.messages[:shown], next=cursor.offset)
-            if sum(len(message.data) for message in page.messages[1:]) > HELD_BYTES:
-                return page
-            more = None if page.up_to_date else await cursor.take()
-            if more is None:  # looked at again at the next wake
-                cursor.offset = start
-                return None
-            page = more._replace(messages=[*page.messages, *more.messages], start=start)
-        return page
 
     def _rendered(self, page: Page) -> bytes:
         if not page.up_to_date or self._format.key is None:
@@ -309,9 +267,6 @@ class Reader:
         finally:
             tail.discard(self._waiter)
             self._waiter = None
-        if self._is_silent() and not self.gone:
-            self._streams.reads.heartbeats += 1
-            await self._write(self._format.heartbeat)
 
     def _is_silent(self) -> bool:
         return self._clock() - self._last_write >= self._policy.heartbeat_seconds
@@ -417,7 +372,11 @@ class Reader:
             if self._streams.draining or not self._cursor.at_tail:
                 self._unpark(self._pages)
             return None
-        data = self._format.render(page)
+        try:
+            data = self._format.render(page)
+        except Exception as error:  # noqa: BLE001 -- it must not hold up the others here
+            self._unpark(_failed(error))
+            return None
         if self._format.pauses(page):  # known only now
             self._cursor.offset = page.next
             self._unpark(lambda: self._paused(page, data))
@@ -483,3 +442,10 @@ class Reader:
         else:
             self._outlet.cut(at_once=True)
             self.lost()
+
+
+def _failed(error: Exception) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def fail() -> None:
+        raise error
+
+    return fail

@@ -129,17 +129,19 @@ async def drain(streams: Streams, runs: Runs | None, producers: Producers | None
 
 @contextmanager
 def _cuts_are_no_failures() -> Iterator[None]:
-    """While inside, a plain uvicorn does not log a traceback for each connection that we meant to cut."""
+    """While inside, servers of others do not log a traceback for each connection that we meant to cut."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return record.exc_info is None or record.exc_info[0] is not Cut
 
-    log = logging.getLogger("uvicorn.error")
-    log.addFilter(wanted)
+    logs = [logging.getLogger(name) for name in ("uvicorn.error", "hypercorn.error")]
+    for log in logs:
+        log.addFilter(wanted)
     try:
         yield
     finally:
-        log.removeFilter(wanted)
+        for log in logs:
+            log.removeFilter(wanted)
 
 
 @contextmanager

@@ -226,14 +226,15 @@ class Protocol(HttpToolsProtocol):
         self._arrival.data_came()
         if self._head is not None:
             self._held.append(body)
-        else:
+        elif not self._rests:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         head, plain = self._head, self._plain
         if head is None or plain is None or not self._is_answered(plain, head):
             self._make_request_of_held()
-            super().on_message_complete()
+            if not self._rests:
+                super().on_message_complete()
         self._head, self._held = None, _NONE
         self._arrival.body_came()
 
@@ -258,6 +259,12 @@ class Protocol(HttpToolsProtocol):
         # What websockets takes for no opening (a POST, a line of over 8 KB) it leaves unanswered, and open.
         if not getattr(self.transport.get_protocol(), "handshake_initiated", True):
             self._refuse(NO_OPENING)
+
+    @property
+    def _rests(self) -> bool:
+        """The application of the newest request has returned: nobody wants its body any more."""
+        cycle: object = self.cycle
+        return isinstance(cycle, Remainder)
 
     @property
     def _is_idle(self) -> bool:
@@ -313,6 +320,10 @@ class Protocol(HttpToolsProtocol):
         if self.follower is not None:
             self.follower.resume()
 
+    def eof_received(self) -> None:
+        # The transport closes behind this and takes nothing any more, but is lost only when its buffer has gone out.
+        self._lose_follower()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrival.forget()
         for cycle in self._cycles:  # uvicorn tells the newest only, and the others would go on for ever
@@ -320,6 +331,9 @@ class Protocol(HttpToolsProtocol):
             cycle.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+        self._lose_follower()
+
+    def _lose_follower(self) -> None:
         follower, self.follower = self.follower, None
         if follower is not None:
             follower.lost()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from headwater.errors import MissingExtra
-from headwater.outlet import Follower, Send
+from headwater.outlet import Follower, Part, Send
 
 try:
     from uvicorn.protocols.http.flow_control import FlowControl
@@ -88,28 +88,21 @@ class Remainder:
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's request and response, which shows its line what has come through all that wraps `send`."""
-
-    line: OpenLine
+    """uvicorn's request and response, which tells a part of a body that it has come through all that wraps `send`."""
 
     async def send(self, message: Any) -> None:
-        self.line.passed(message)
-        await super().send(message)
+        await super().send(message.arrived() if isinstance(message, Part) else message)
 
 
 class OpenLine:
     """Of one response."""
 
-    __slots__ = ("_chunk", "_cycle", "_follower", "_on_over", "_protocol", "_unchanged", "alone", "is_full", "write")
+    __slots__ = ("_cycle", "_follower", "_on_over", "_protocol", "alone", "is_full", "write")
 
     def __init__(self, protocol: Connected, cycle: RequestResponseCycle) -> None:
         cycle.__class__ = Cycle  # uvicorn has no seam for a class of one's own
-        cast("Cycle", cycle).line = self
         self._protocol = protocol
         self._cycle: RequestResponseCycle | Remainder = cycle
-        self._chunk: bytes | None = None
-        self._unchanged: asyncio.Task[Any] | None = None
-        """In which task a chunk came through as it was."""
         self._follower: Follower | None = None
         self._on_over: list[Callable[[], None]] = []
         self.alone = False
@@ -131,24 +124,12 @@ class OpenLine:
         """Whether `send` is the server's own, with nothing around it."""
         return getattr(send, "__self__", None) is self._cycle
 
-    def expect(self, chunk: bytes) -> None:
-        if self._unchanged is None:
-            self._chunk = chunk
-
-    def passed(self, message: Any) -> None:
-        """This is what has come of what was sent."""
-        if self._chunk is not None and message.get("body") is self._chunk:
-            self._unchanged, self._chunk = asyncio.current_task(), None
-
     def take(self, follower: Follower) -> bool:
         cycle = self._cycle
         assert not isinstance(cycle, Remainder), "taken once"
-        if self._unchanged is None or self._unchanged is not asyncio.current_task():
-            return False
         if not cycle.chunked_encoding or cycle.disconnected or self._protocol.transport.is_closing():
             return False
-        cycle.disconnected = True  # so that uvicorn takes it for meant when the application returns, or has no more
-        self._unchanged = None
+        cycle.disconnected = self.alone  # so that uvicorn takes it for meant when the application returns
         self.is_full = self._protocol.flow.write_paused
         self._protocol.line = self
         self._follower = self._protocol.follower = follower
