@@ -66,9 +66,9 @@ def per_event(served: Served, readers: int, seconds: float, *, active: int = 1) 
     """Processor time in us per delivered event, less the appends', which are measured on a stream that nobody reads."""
     rate = min(200.0, DELIVERIES / readers * active)
     # At the same rate: a server that is woken rarely takes longer for each request.
+    served = served._replace(get=NOW)
     alone = load(served._replace(post="/v1/stream/unread"), 1, rate, seconds)
     append_us = alone.cpu_seconds / (rate * seconds) * 1e6
-    served = served._replace(get=NOW)
     measured = load(served, readers, rate, seconds, streams=active)
     posts = measured.delivered / (readers / active)
     net = (measured.cpu_seconds * 1e6 - posts * append_us) / measured.delivered
