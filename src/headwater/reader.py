@@ -25,12 +25,13 @@ from typing import Any, Final
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
-from headwater.fans import Fan, Fans, Frames
+from headwater.fans import Fan, Fans, Frame, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.model import Head, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.streams import Streams
+from headwater.visits import Visit
 
 _store_log = logging.getLogger("headwater.store")
 """For the server's operator: clients are told no more than that the store is away."""
@@ -81,12 +82,13 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
+        visit: Visit,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
-        self._on_over = on_over
+        self.visit, self._on_over = visit, on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -159,21 +161,25 @@ class Reader:
             if page is not None:
                 data = self._rendered(page)
                 await self._write(data)
+                self.visit.wrote(page, len(data))
                 if not (data or page.up_to_date):
                     await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
                 self._anchored = self._anchored or bool(page.messages)
+                self.visit.ended = "ended" if page.closed else ""
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
                 if page.closed:
                     await self._finish(self._format.ending(page))
                     return
                 if self._format.pauses(page):
+                    self.visit.ended = "paused"
                     await self._finish(b"")
                     return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
             if self._clock() >= self._rotate_at and self._anchored and not self.gone:
+                self.visit.ended = "rotated"
                 standing = self._standing(up_to_date=page is None or page.up_to_date)
                 await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
                 return
@@ -229,6 +235,7 @@ class Reader:
     async def _interrupt(self, error: HeadwaterError) -> None:
         if isinstance(error, StoreError) and self._streams.is_open:
             _store_log.error("a request failed: %s", error)
+        self.visit.ended = error.code
         for tell in self._streams.on_interruption:
             tell(error)
         said = self._format.interruption(error)
@@ -248,6 +255,7 @@ class Reader:
             tail.discard(self._waiter)
             self._waiter = None
         if self._is_silent() and not self.gone:
+            self._streams.reads.heartbeats += 1
             await self._write(self._format.heartbeat)
 
     def _is_silent(self) -> bool:
@@ -309,6 +317,8 @@ class Reader:
         self._anchored = True
         if frames.data:
             self._last_write = now
+            frames.count += 1
+            self.visit.bytes += len(frames.data)
             line.write(frames.data)
 
     def _framed(self, frames: Frames) -> bool:
@@ -325,11 +335,12 @@ class Reader:
             data = self._format.render(page)
             if self._format.pauses(page):  # known only now
                 cursor.offset = page.next
+                self.visit.ended = "paused"
                 self._unpark(lambda: self._finish(data))
                 return False
-            made = framed(data), page.next
-        frames.keep(key, start, *made)
-        cursor.offset = made[1]
+            made = Frame(framed(data), page.next, page.messages[0].time, self.visit.transport)
+        frames.keep(key, start, made)
+        cursor.offset = made.end
         return True
 
     def _shown(self) -> Page | None:
@@ -374,6 +385,7 @@ class Reader:
             self.wake()
         elif self._is_silent() and self._line is not None:
             self._last_write = self._clock()
+            self._streams.reads.heartbeats += 1
             self._line.write(framed(self._format.heartbeat))
 
     def _give_up(self) -> None:
