@@ -16,10 +16,12 @@ from typing import Final
 from headwater.cursor import Cursor
 from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
+from headwater.model import Head
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
 from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
 from headwater.rounds import Rounds
 from headwater.streams import Streams
+from headwater.traced import TRACEPARENT
 from headwater.visits import Visit
 
 __all__ = [
@@ -85,7 +87,7 @@ class Delivery:
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
         self.served += 1
         self._joined(reader)
-        fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers]
+        fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers, *_traced(cursor)]
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
         try:
             try:
@@ -124,6 +126,13 @@ class Delivery:
     def statistics(self) -> dict[str, int]:
         """Readers now, responses served so far, and those dropped for not reading; `Streams.reads` knows more."""
         return {"readers": self.readers, "served": self.served, "dropped": self.dropped}
+
+
+def _traced(cursor: Cursor) -> list[tuple[str, str]]:
+    """Where the run belongs that this stream is of, for clients that see no event of it as it is."""
+    head = cursor.tail.head
+    traceparent = head.labels.get(TRACEPARENT) if isinstance(head, Head) else None
+    return [] if traceparent is None else [(TRACEPARENT, traceparent)]
 
 
 async def _over(line: Line) -> None:

@@ -9,11 +9,14 @@ import asyncio
 import logging
 from typing import Any
 
+from starlette.datastructures import Headers
+
 from headwater.cursor import Cursor
 from headwater.journal import note
 from headwater.model import Head, Page
 from headwater.outlet import Scope
 from headwater.streams import Streams
+from headwater.traced import Reading, TracedReader, Tracing
 
 _log = logging.getLogger("headwater.readers")
 
@@ -47,9 +50,17 @@ class Visit:
         self.ended = ""
         self._is_over = False
         streams.reads.came(cursor, transport, behind)
+        self._traced = None if streams.tracing is None else self._told(streams.tracing, behind)
 
     def __repr__(self) -> str:
         return f"<Visit of {self._cursor!r} by {self.transport}{f' [{self.ended}]' if self.ended else ''}>"
+
+    def _told(self, tracing: Tracing, behind: int) -> TracedReader | None:
+        head, cursor = self._cursor.tail.head, self._cursor
+        labels = head.labels if isinstance(head, Head) else {}
+        resume = "none" if not cursor.resumes else "ok" if behind else "nothing_new"
+        headers = None if self._scope is None else Headers(scope=self._scope)
+        return tracing.reader(Reading(cursor.tail.name, labels, self.transport, resume, behind), headers)
 
     def wrote(self, page: Page, size: int) -> None:
         """A page was written, `size` bytes of it."""
@@ -67,17 +78,23 @@ class Visit:
         seconds = asyncio.get_running_loop().time() - self._began
         self._streams.reads.left(self._cursor, self.ended, seconds)
         note(_log, self._level, "reader ended", **self._facts(), reason=self.ended, seconds=seconds)
+        if self._traced is not None:
+            self._traced.over(self.ended, self._events, self.bytes)
+
+    @property
+    def _events(self) -> int | None:
+        offset = self._cursor.offset
+        return offset.position - self._first.position if offset.generation == self._first.generation else None
 
     def _facts(self) -> dict[str, Any]:
         cursor, scope = self._cursor, self._scope or {}
-        alike = cursor.offset.generation == self._first.generation
         return {
             "transport": self.transport,
             "stream": cursor.tail.name,
             "method": scope.get("method"),
             "route": scope.get(ROUTE) or getattr(scope.get("route"), "path", None),
             "status": self._status,
-            "events": cursor.offset.position - self._first.position if alike else None,
+            "events": self._events,
             "bytes": self.bytes,
             "resumed": cursor.resumes,
         }

@@ -43,6 +43,7 @@ from headwater.runs.supervisor import Place, Supervised, Supervisor
 from headwater.runs.unread import left_alone
 from headwater.sources import Answer, Busy, Remembering, Request, Resumable, Resumption, Source
 from headwater.streams import Streams
+from headwater.traced import TRACEPARENT, TracedRun
 from headwater.writer import MOST_TRIES, Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -95,12 +96,13 @@ class Recovery:
         keeper: Keeper | None,
         labels: Mapping[str, str],
         request: Request,
+        trace: TracedRun | None,
     ) -> Place:
         alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
         conversation = labels.get(CONVERSATION, thread_id)
         agent = labels.get("agent", "")
         agent = agent if agent in self._agents else UNREGISTERED
-        return Place(run_id, thread_id, conversation, writer, keeper, alone, request, agent)
+        return Place(run_id, thread_id, conversation, writer, keeper, alone, request, agent, trace)
 
     @staticmethod
     def busy(source: Source) -> Busy | None:
@@ -196,7 +198,12 @@ class Recovery:
             history.say(first)
         if not await writer.take_over(history.head, *self._encoded(first)):
             return False
-        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels, request)
+        labels, tracing = history.head.labels, self._streams.tracing
+        agent, traceparent = labels.get("agent", ""), labels.get(TRACEPARENT)
+        trace = None
+        if tracing is not None:
+            trace = tracing.run(run_id, agent, history.thread_id, attempt=epoch, traceparent=traceparent)
+        place = self.place(run_id, history.thread_id, writer, keeper, labels, request, trace)
         calls = {id_: call.answered > 0 for id_, call in history.calls.items()}
         at = Resumption(epoch, state, calls, history.shown, history.answers)
         run = Supervised(place, history.parts, self._streams.clock)
