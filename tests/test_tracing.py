@@ -31,6 +31,7 @@ from headwater.runs import Run, Runs
 from headwater.sources import Answer, RunFailed, Sink
 from headwater.sources.openai_agents import OpenAIAgent
 from headwater.tracing import Tracing
+from headwater.wire.sse import Decoder
 from scripted_model import calls, scripted
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -124,7 +125,7 @@ async def test_caller_run_and_readers_are_one_trace(sky: Telescope) -> None:
         read = await client.ask("GET", f"/v1/runs/{run}/events?rollup=0", traceparent=CALLER)
         [made] = await sky.until("headwater.run")
         assert (f"{made.context.trace_id:032x}", f"{made.parent.span_id:016x}") == tuple(CALLER.split("-")[1:3])
-        first = json.loads(read.body.split(b"data: ")[1].split(b"\n")[0])
+        first = json.loads(Decoder().feed(read.body)[0].data)
         assert first["type"] == "RUN_STARTED"
         assert first["metadata"] == {"traceparent": traceparent_of(made)}
         assert read.headers["traceparent"] == traceparent_of(made)
@@ -272,9 +273,8 @@ async def test_who_takes_a_run_over_goes_on_in_its_trace(
         run = await first.start("bot", SECRET)
         async with Streams(url, tracing=sky.tracing) as two, Runs(two, bot(["Hey"])) as second:
             head = await one.head(run.stream)
-            await one.store.drop_lease(head.owner) if hasattr(one.store, "drop_lease") else await _lapsed(one)
+            await one.delete(leases.PREFIX + head.owner)  # as when nothing was heard of it for too long
             await two.leases.finish_orphans()
-            await second.record(run.id)
             events = await ended(await second.get(run.id))
             again = (await sky.until("headwater.run"))[0]
             gate.set()
@@ -350,7 +350,7 @@ async def test_readers_say_what_they_got_and_why_they_left(sky: Telescope) -> No
         over = (await sky.until("headwater.subscribe", 2))[-1]
         await client.ask("GET", "/v1/stream/s?offset=-1&live=long-poll")
         polled = (await sky.until("headwater.subscribe", 3))[-1]
-    assert gone.attributes | {"headwater.bytes": 0} == {
+    assert dict(gone.attributes) | {"headwater.bytes": 0} == {
         "messaging.system": "headwater",
         "messaging.operation.name": "subscribe",
         "messaging.operation.type": "receive",
@@ -362,7 +362,7 @@ async def test_readers_say_what_they_got_and_why_they_left(sky: Telescope) -> No
         "headwater.bytes": 0,
         "headwater.reason": "left",
     }
-    assert gone.attributes["headwater.bytes"] >= len(left.body)
+    assert gone.attributes["headwater.bytes"] > len('"a""b""c"')
     assert [link.context.span_id for link in gone.links] == [int(CALLER.split("-")[2], 16)]
     told = ("headwater.resume", "headwater.replayed", "headwater.events", "headwater.reason", "headwater.transport")
     assert [over.attributes[name] for name in told] == ["ok", 2, 3, "ended", "ndjson"]
