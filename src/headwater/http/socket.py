@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -72,6 +72,8 @@ class SocketResource:
         self.delivery, self.door = delivery, Door(auth, admission, limits or SocketLimits(), outages)
         self._origins = origins
         self.sockets: set[Socket] = set()
+        self.on_refusal: Callable[[Exception], None] = lambda _: None
+        """Told of each opening that was refused."""
 
     def __repr__(self) -> str:
         return f"<SocketResource [{len(self.sockets)} sockets]>"
@@ -87,6 +89,7 @@ class SocketResource:
         try:
             principal = self._let_in(scope, headers)
         except Exception as error:  # noqa: BLE001 -- whatever it was, it is an answer
+            self.on_refusal(error)
             await _turn_away(scope, receive, send, error)
             return
         with suppress(OSError):  # ASGI 2.4: the client has left while we were sending
