@@ -4,13 +4,14 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import agents
 import pytest
+from ag_ui.core import Event
 from ag_ui_validate.pytest_plugin import assert_valid_agui
 from agents import Agent, function_tool
 from fastapi import FastAPI, Request
@@ -21,6 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
+from pydantic import TypeAdapter
 
 from asgi_client import Call, Client, both_ways  # noqa: F401 -- every reader here ends every way
 from headwater import Streams, leases
@@ -29,7 +31,6 @@ from headwater.http import App
 from headwater.http.lifespan import lifespan
 from headwater.runs import Run, Runs
 from headwater.sources import Answer, RunFailed, Sink
-from headwater.sources.openai_agents import OpenAIAgent
 from headwater.tracing import Tracing
 from headwater.wire.sse import Decoder
 from scripted_model import calls, scripted
@@ -223,10 +224,6 @@ class Plain:
 
     async def run(self, input: Any, sink: Sink) -> object:  # noqa: A002
         def event(kind: str, **fields: Any) -> BaseEvent:
-            from pydantic import TypeAdapter
-
-            from ag_ui.core import Event
-
             return TypeAdapter(Event).validate_python({"type": kind, **fields})
 
         await sink.emit(event("TOOL_CALL_START", tool_call_id="c1", tool_call_name="look"))
