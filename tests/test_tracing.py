@@ -16,6 +16,7 @@ from ag_ui_validate.pytest_plugin import assert_valid_agui
 from agents import Agent, function_tool
 from fastapi import FastAPI, Request
 from opentelemetry import context, trace
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -460,9 +461,6 @@ async def test_what_the_agents_sdk_traces_itself_is_as_without_us(sky: Telescope
 async def test_children_can_be_left_to_others_whose_spans_are_then_inside_the_run(sky: Telescope) -> None:
     sky.tracing = Tracing(sky.provider, sky.meters, children=False)
 
-    class Theirs(agents.OpenAIChatCompletionsModel):
-        pass
-
     @function_tool
     def search(q: str) -> str:
         with sky.provider.get_tracer("theirs").start_as_current_span("their tool"):
@@ -476,9 +474,10 @@ async def test_children_can_be_left_to_others_whose_spans_are_then_inside_the_ru
     assert made.attributes["gen_ai.usage.input_tokens"] == 14
 
 
-async def test_in_a_fastapi_application_a_run_is_inside_the_request_that_started_it(sky: Telescope) -> None:
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-
+@pytest.mark.parametrize("instrumented", [True, False])
+async def test_in_a_fastapi_application_runs_and_readers_are_where_they_belong(
+    sky: Telescope, instrumented: bool
+) -> None:
     streams = Streams("memory:", tracing=sky.tracing)
     runs = Runs(streams, bot(["Hel", "lo"]))
     api = FastAPI(lifespan=lifespan(streams, runs))
@@ -487,19 +486,24 @@ async def test_in_a_fastapi_application_a_run_is_inside_the_request_that_started
     async def ask(request: Request) -> Any:
         return (await runs.start("bot", SECRET)).response(request)
 
-    FastAPIInstrumentor.instrument_app(api, tracer_provider=sky.provider, meter_provider=sky.meters)
+    if instrumented:
+        FastAPIInstrumentor.instrument_app(api, tracer_provider=sky.provider, meter_provider=sky.meters)
     try:
         async with streams, runs:
             call = await Client(api).ask("POST", "/ask", traceparent=CALLER)
             assert b"RUN_FINISHED" in call.body
             [made] = await sky.until("headwater.run")
             [reader] = await sky.until("headwater.subscribe")
-            [request] = await sky.until("POST /ask")
     finally:
         FastAPIInstrumentor.uninstrument_app(api)
-    assert f"{request.context.trace_id:032x}" == CALLER.split("-")[1]
-    assert parent_of(made) == parent_of(reader) == request.context.span_id
     assert reader.attributes["headwater.reason"] == "ended"
+    assert [link.context.span_id for link in reader.links] == [made.context.span_id]
+    if instrumented:
+        [request] = await sky.until("POST /ask")
+        assert f"{request.context.trace_id:032x}" == CALLER.split("-")[1]
+        assert parent_of(made) == parent_of(reader) == request.context.span_id
+    else:  # an endpoint's own call of `start` sees no request; a response does
+        assert (made.parent, f"{reader.parent.span_id:016x}") == (None, CALLER.split("-")[2])
 
 
 # --- off -------------------------------------------------------------------------------------------------------------
