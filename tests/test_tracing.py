@@ -284,6 +284,24 @@ async def test_who_takes_a_run_over_goes_on_in_its_trace(
     assert lost.attributes["headwater.run.outcome"] == "lost"
 
 
+async def test_a_run_that_nobody_can_go_on_with_is_found_in_its_trace(
+    sky: Telescope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 3600.0)
+    gate, url = asyncio.Event(), f"sqlite:///{tmp_path}/runs.db"
+    async with Streams(url, tracing=sky.tracing) as one, Runs(one, bot(["He", gate, "y"]), most_resumptions=0) as first:
+        run = await first.start("bot", SECRET)
+        async with Streams(url, tracing=sky.tracing) as two, Runs(two, bot(), most_resumptions=0):
+            await one.delete(leases.PREFIX + (await one.head(run.stream)).owner)
+            await two.leases.finish_orphans()
+            [found] = await sky.until("headwater.run")
+        begun = decode((await one.read(run.stream)).messages[0].data)["metadata"]["traceparent"].split("-")
+        gate.set()
+        await sky.until("headwater.run", 2)
+    assert (f"{found.context.trace_id:032x}", f"{found.parent.span_id:016x}") == (begun[1], begun[2])
+    assert (found.attributes["headwater.run.outcome"], found.attributes["error.type"]) == ("failed", "interrupted")
+
+
 async def test_a_run_that_waits_for_people_goes_on_in_its_trace(sky: Telescope) -> None:
     @function_tool(needs_approval=True)
     def danger() -> str:

@@ -198,11 +198,7 @@ class Recovery:
             history.say(first)
         if not await writer.take_over(history.head, *self._encoded(first)):
             return False
-        labels, tracing = history.head.labels, self._streams.tracing
-        agent, traceparent = labels.get("agent", ""), labels.get(TRACEPARENT)
-        trace = None
-        if tracing is not None:
-            trace = tracing.run(run_id, agent, history.thread_id, attempt=epoch, traceparent=traceparent)
+        labels, trace = history.head.labels, self._traced(history, epoch)
         place = self.place(run_id, history.thread_id, writer, keeper, labels, request, trace)
         calls = {id_: call.answered > 0 for id_, call in history.calls.items()}
         at = Resumption(epoch, state, calls, history.shown, history.answers)
@@ -210,12 +206,23 @@ class Recovery:
         self._supervisor.start(run, self.in_turn(run, source, source.resume(history.input, at, run)))
         return True
 
+    def _traced(self, history: History, attempt: int) -> TracedRun | None:
+        tracing, labels = self._streams.tracing, history.head.labels
+        if tracing is None:
+            return None
+        agent, traceparent = labels.get("agent", ""), labels.get(TRACEPARENT)
+        return tracing.run(history.run_id, agent, history.thread_id, attempt=attempt, traceparent=traceparent)
+
     async def _end(self, name: str, why: HeadwaterError | None) -> None:
         """By what the stream holds and nothing else; None: it was to be cancelled."""
         history = await History.read(self._streams, name)
         terminal = run_error(why.code, why.said) if why else run_cancelled(history.thread_id, history.run_id)
         items = [Item(data) for data in self._encoded([*history.parts.closing_events(), terminal])]
-        await self._streams.carry_out(name, Append(items, close=True, outcome="failed" if why else "cancelled"))
+        outcome = "failed" if why else "cancelled"
+        await self._streams.carry_out(name, Append(items, close=True, outcome=outcome))
+        if (trace := self._traced(history, history.resumptions_since(0) + 1)) is not None:
+            trace.saw(terminal)
+            trace.not_begun(outcome)  # nothing is made of it any more; but whoever looks for it finds how it ended
         await drop(self._streams, history.run_id)
 
     def _encoded(self, events: Sequence[BaseEvent]) -> list[bytes]:

@@ -84,7 +84,7 @@ class RunSpans:
             operation.over(error or outcome, counts=error is not None)
         self._chats.clear()
         self._run.span.set_attribute("headwater.run.outcome", outcome)
-        self._run.over(error, counts=outcome in _FINAL)
+        self._run.over(error, counts=self._begun and outcome in _FINAL)
 
     def not_begun(self, why: str) -> None:
         if not self._begun:
