@@ -16,7 +16,6 @@ from typing import Final
 from headwater.cursor import Cursor
 from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
-from headwater.model import Head
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
 from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
 from headwater.rounds import Rounds
@@ -130,9 +129,7 @@ class Delivery:
 
 def _traced(cursor: Cursor) -> list[tuple[str, str]]:
     """Where the run belongs that this stream is of, for clients that see no event of it as it is."""
-    head = cursor.tail.head
-    traceparent = head.labels.get(TRACEPARENT) if isinstance(head, Head) else None
-    return [] if traceparent is None else [(TRACEPARENT, traceparent)]
+    return [] if cursor.traceparent is None else [(TRACEPARENT, cursor.traceparent)]
 
 
 async def _over(line: Line) -> None:

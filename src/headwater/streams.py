@@ -39,7 +39,7 @@ from headwater.retention import Keeping, Rules, checked
 from headwater.store import Store
 from headwater.stores import store_from_url
 from headwater.sweeper import Sweeper
-from headwater.traced import Reading, Tracing
+from headwater.traced import TRACEPARENT, Reading, Tracing
 from headwater.wire.values import to_bytes, to_json
 from headwater.writer import Writer
 
@@ -218,7 +218,7 @@ class Streams:
         if isinstance(request, Append) and self.tracing is not None and not name.startswith(OWN):
             with self.tracing.append(name, len(request.items), sum(len(item.data) for item in request.items)) as over:
                 decision = await self._commits.carry_out(name, request)
-                over(decision.what, decision.head.labels)
+                over(decision.what, decision.head.labels.get(TRACEPARENT))
             return decision
         if not isinstance(request, Create):
             return await self._commits.carry_out(name, request)
@@ -294,13 +294,14 @@ class Streams:
             if resumes and isinstance(error, OffsetGone | BadOffset):
                 why = _refused(error, offset, head)
                 self.reads.resumed[why] += 1
-                self._refused_reader(Reading(name, head.labels, "none", why), error)
+                self._refused_reader(Reading(name, head.labels.get(TRACEPARENT), "none", why), error)
             raise
         if resumes:
             self.reads.resumed["ok" if start.position < head.tail else "nothing_new"] += 1
         self._commits.touch(name, head)
-        size = max_bytes or self.limits.page_bytes
-        return Cursor(self._commits.store, self.hub, self.clock, tail, start, size, resumes=resumes)
+        size, traceparent = max_bytes or self.limits.page_bytes, head.labels.get(TRACEPARENT)
+        store = self._commits.store
+        return Cursor(store, self.hub, self.clock, tail, start, size, resumes=resumes, traceparent=traceparent)
 
     def _refused_reader(self, reading: Reading, error: HeadwaterError) -> None:
         refused = None if self.tracing is None else self.tracing.reader(reading, None)

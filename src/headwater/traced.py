@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # it needs an extra that streams do not
     from headwater.agui import BaseEvent
@@ -23,7 +23,8 @@ class Reading(NamedTuple):
     """A reader, as it comes."""
 
     stream: str
-    labels: Mapping[str, str]
+    traceparent: str | None
+    """Of the run that the stream is of."""
     transport: str
     resume: str
     """`none`: it begins; `ok`, `nothing_new`: it goes on where it was; else why it cannot (`headwater.counts`)."""
@@ -62,6 +63,9 @@ class TracedRun(Protocol):
     def enter_tool(self, tool_call_id: str, name: str, within: str | None = None) -> None:
         """A tool begins, and what goes on in the current context from now on is the tool's."""
 
+    def tool_over(self, tool_call_id: str) -> None:
+        """It has ended. Of one that is not told of here, its result will tell."""
+
     def over(self, outcome: str) -> None:
         """It is made here no more."""
 
@@ -80,8 +84,10 @@ class Tracing(Protocol):
     ) -> TracedRun | None:
         """A run begins here: anew, or, from `attempt` 1 on, where the one in `traceparent` was left."""
 
-    def append(self, stream: str, messages: int, size: int) -> AbstractContextManager[Callable[[str, Any], None]]:
-        """Something is appended meanwhile; what is given is told what came of it, and the stream's labels."""
+    def append(
+        self, stream: str, messages: int, size: int
+    ) -> AbstractContextManager[Callable[[str, str | None], None]]:
+        """Something is appended meanwhile. What is given is told what came of it, and the stream's `traceparent`."""
 
     def reader(self, reading: Reading, headers: Mapping[str, str] | None) -> TracedReader | None:
         """A reader has come."""

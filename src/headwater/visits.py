@@ -56,11 +56,10 @@ class Visit:
         return f"<Visit of {self._cursor!r} by {self.transport}{f' [{self.ended}]' if self.ended else ''}>"
 
     def _told(self, tracing: Tracing, behind: int) -> TracedReader | None:
-        head, cursor = self._cursor.tail.head, self._cursor
-        labels = head.labels if isinstance(head, Head) else {}
+        cursor = self._cursor
         resume = "none" if not cursor.resumes else "ok" if behind else "nothing_new"
         headers = None if self._scope is None else Headers(scope=self._scope)
-        return tracing.reader(Reading(cursor.tail.name, labels, self.transport, resume, behind), headers)
+        return tracing.reader(Reading(cursor.tail.name, cursor.traceparent, self.transport, resume, behind), headers)
 
     def wrote(self, page: Page, size: int) -> None:
         """A page was written, `size` bytes of it."""

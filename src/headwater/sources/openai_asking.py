@@ -42,6 +42,11 @@ class Asking:
         if self._trace is not None:
             self._trace.enter_tool(id_of(key), name, self._within)
 
+    def tool_ends(self, id_of: Callable[[str], str], key: str) -> None:
+        """A tool has ended. Its result may be told later, with those of others."""
+        if self._trace is not None:
+            self._trace.tool_over(id_of(key))
+
 
 def _named(model: object) -> tuple[str | None, str | None]:
     """What a model is called, and whose it is, as far as that is known."""

@@ -153,6 +153,7 @@ class Nested(Told):
         key = getattr(context, "tool_call_id", None)
         if isinstance(key, str):
             self._around.running.discard(self._prefix + key)
+            self._asking.tool_ends(self._inner.call_id, key)
             await self._around.put(partial(self._inner.tool_ended, key, result))
 
     async def on_llm_start(self, context: Any, agent: agents.Agent[Any], *given: Any, **named: Any) -> None:

@@ -298,6 +298,7 @@ class OneRun(Told):
         self.running.discard(key)
         if not _has_call_id(context) or key in self._known:
             return
+        self._asking.tool_ends(self._translation.call_id, key)
         # What is not told now comes with the end of the turn. After the last tool that is at once.
         if not self._sink.keeps:
             await self._facts.put(partial(self._translation.tool_ended, key, result))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from headwater import __version__
 from headwater.errors import HeadwaterError, MissingExtra
@@ -100,7 +100,7 @@ class Tracing:
         return RunSpans(self._tracer, self._instruments, operation, children=self._children)
 
     @contextmanager
-    def append(self, stream: str, messages: int, size: int) -> Iterator[Callable[[str, Any], None]]:
+    def append(self, stream: str, messages: int, size: int) -> Iterator[Callable[[str, str | None], None]]:
         """See `headwater.traced.Tracing.append`."""
         attributes = {
             **_messaging(stream, "append", "send"),
@@ -115,9 +115,9 @@ class Tracing:
             set_status_on_exception=False,
         ) as span:
 
-            def over(what: str, labels: Mapping[str, str]) -> None:
+            def over(what: str, traceparent: str | None) -> None:
                 span.set_attribute("headwater.append.result", what)
-                for link in _links(labels):
+                for link in _links(traceparent):
                     span.add_link(link.context)
 
             try:
@@ -142,7 +142,7 @@ class Tracing:
             _around(headers or {}),
             kind=SpanKind.CONSUMER,
             attributes=attributes,
-            links=_links(reading.labels),
+            links=_links(reading.traceparent),
         )
         return ReaderSpan(span) if span.get_span_context().is_valid else None
 
@@ -172,9 +172,11 @@ def _around(headers: Mapping[str, str]) -> context.Context:
     return here if trace.get_current_span(here).get_span_context().is_valid else propagate.extract(headers, here)
 
 
-def _links(labels: Mapping[str, str]) -> list[Link]:
+def _links(traceparent: str | None) -> list[Link]:
     """To the run that a stream is of."""
-    found = _W3C.extract({TRACEPARENT: labels.get(TRACEPARENT, "")}, context.Context())
+    if traceparent is None:
+        return []
+    found = _W3C.extract({TRACEPARENT: traceparent}, context.Context())
     of = trace.get_current_span(found).get_span_context()
     return [Link(of)] if of.is_valid else []
 

@@ -131,6 +131,10 @@ class RunSpans:
             self._names.setdefault(tool_call_id, (name, within, 0))
             context.attach(self._tool(tool_call_id).around)
 
+    def tool_over(self, tool_call_id: str) -> None:
+        if (known := self._tools.get(tool_call_id)) is not None:
+            known.over()
+
     def _called(self, event: Any) -> None:
         self._names.setdefault(event.tool_call_id, (event.tool_call_name, event.subagent_run_id, 0))
 
