@@ -26,7 +26,7 @@ headwater
   Page(messages, start, next, up_to_date, closed, outcome=None)
   Retention(seconds=None, bytes=None, messages=None)
   Stamp(producer, epoch, seq)
-  Streams(store='memory:', *, limits=…, retention=(), clock=…)
+  Streams(store='memory:', *, limits=…, retention=(), clock=…, tracing=None)
     async aclose(self)
     async append(self, name, *values, key=None, stamp=None, expected=None, close=False, outcome=None)
     at_once(self, name, request)
@@ -219,6 +219,13 @@ headwater.testing
   async left_behind(known=…)
   run_virtual(main, *, grace=0.01)
   virtual_time(test)
+headwater.tracing
+  Tracing(tracer_provider=None, meter_provider=None, *, children=True)
+    append(self, stream, messages, size)
+    reader(self, reading, headers)
+    request(self, headers)
+    run(self, run_id, agent, thread_id, *, attempt=0, traceparent=None)
+  is_set_up()
 """
 
 
@@ -278,7 +285,7 @@ def wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, 110, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-MODULES = ("", ".http", ".runs", ".client", ".server", ".sources", ".testing")
+MODULES = ("", ".http", ".runs", ".client", ".server", ".sources", ".testing", ".tracing")
 
 
 def test_the_face_is_the_one_that_was_agreed() -> None:

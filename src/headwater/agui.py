@@ -133,9 +133,16 @@ def decode(data: bytes) -> dict[str, Any]:
     return event
 
 
-def run_started(thread_id: str, run_id: str, *, parent_run_id: str | None = None) -> RunStartedEvent:
+def run_started(
+    thread_id: str, run_id: str, *, parent_run_id: str | None = None, traceparent: str | None = None
+) -> RunStartedEvent:
+    """`traceparent`: of the run's span, where somebody traces, in its metadata."""
     return RunStartedEvent(
-        thread_id=thread_id, run_id=run_id, parent_run_id=parent_run_id, protocol_version=PROTOCOL_VERSION
+        thread_id=thread_id,
+        run_id=run_id,
+        parent_run_id=parent_run_id,
+        protocol_version=PROTOCOL_VERSION,
+        metadata=None if traceparent is None else {"traceparent": traceparent},
     )
 
 

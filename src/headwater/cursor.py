@@ -29,13 +29,14 @@ class Cursor:
         max_bytes: int,
         *,
         resumes: bool = False,
+        traceparent: str | None = None,
     ) -> None:
-        """`resumes`: whoever reads has said where it was."""
+        """`resumes`: whoever reads has said where it was; `traceparent`: the stream's (`headwater.traced`)."""
         self._store, self._hub, self._clock = store, hub, clock
         self.tail = tail
         self.offset = start
         self.max_bytes = max_bytes
-        self.resumes = resumes
+        self.resumes, self.traceparent = resumes, traceparent
         self._closed = False
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ from headwater.rounds import Rounds
 from headwater.slow import Keeping, Slow
 from headwater.streams import Streams
 from headwater.taking import HELD_BYTES
+from headwater.traced import TRACEPARENT
 from headwater.visits import Visit
 
 __all__ = [
@@ -92,7 +93,7 @@ class Delivery:
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
         self.served += 1
         self._joined(reader)
-        fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers]
+        fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers, *_traced(cursor)]
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields]
         try:
             try:
@@ -145,6 +146,11 @@ class Delivery:
             "skipped": slow["skip"],
             "closed_slow": slow["close"],
         }
+
+
+def _traced(cursor: Cursor) -> list[tuple[str, str]]:
+    """Where the run belongs that this stream is of, for clients that see no event of it as it is."""
+    return [] if cursor.traceparent is None else [(TRACEPARENT, cursor.traceparent)]
 
 
 async def _over(line: Line) -> None:

@@ -22,7 +22,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from headwater.commits import Commits, Limits, checked_name, now_ms
 from headwater.counts import Reads, Resumed
@@ -41,8 +41,12 @@ from headwater.retention import Keeping, Rules, checked
 from headwater.store import Store
 from headwater.stores import store_from_url
 from headwater.sweeper import Sweeper
+from headwater.traced import TRACEPARENT, Reading, Tracing
 from headwater.wire.values import to_bytes, to_json
 from headwater.writer import Writer
+
+OWN: Final = "headwater/"
+"""What the names of streams begin with that Headwater keeps for itself."""
 
 
 class Streams:
@@ -55,14 +59,16 @@ class Streams:
         limits: Limits = Limits(),
         retention: Rules = (),
         clock: Callable[[], int] = now_ms,
+        tracing: Tracing | None = None,
     ) -> None:
         """`store` is a URL (`memory:`, `sqlite:///app.db`) or a Store; `clock` gives ms since 1970.
 
         `retention`: how much is kept of streams that do not say so themselves, as pairs of a shell pattern of names and
-        a Retention; the first that matches counts.
+        a Retention; the first that matches counts. `tracing`: who is told of runs, appends and readers
+        (`headwater.tracing.Tracing`).
         """
         self.store = store_from_url(store) if isinstance(store, str) else store
-        self.limits, self.clock = limits, clock
+        self.limits, self.clock, self.tracing = limits, clock, tracing
         self.hub = Hub(lambda name, watched: self.store.watch(name, watched=watched))
         self._commits = Commits(self.store, self.hub, limits, clock)
         self.writes, self.operations, self.reads = self._commits.writes, self._commits.operations, Reads()
@@ -213,6 +219,11 @@ class Streams:
     async def carry_out(self, name: str, request: Request) -> Decision:
         """The whole of what create, append, fork and close can say, for protocols that say more than those."""
         checked_name(name)
+        if isinstance(request, Append) and self.tracing is not None and not name.startswith(OWN):
+            with self.tracing.append(name, len(request.items), sum(len(item.data) for item in request.items)) as over:
+                decision = await self._commits.carry_out(name, request)
+                over(decision.what, decision.head.labels.get(TRACEPARENT))
+            return decision
         if not isinstance(request, Create):
             return await self._commits.carry_out(name, request)
         try:
@@ -306,13 +317,21 @@ class Streams:
         except BaseException as error:
             self.hub.leave(tail)
             if resumes and isinstance(error, OffsetGone | BadOffset):
-                self.reads.resumed[_refused(error, offset, head)] += 1
+                why = _refused(error, offset, head)
+                self.reads.resumed[why] += 1
+                self._refused_reader(Reading(name, head.labels.get(TRACEPARENT), "none", why), error)
             raise
         if resumes:
             self.reads.resumed["ok" if start.position < head.tail else "nothing_new"] += 1
         self._commits.touch(name, head)
-        size = max_bytes or self.limits.page_bytes
-        return Cursor(self._commits.store, self.hub, self.clock, tail, start, size, resumes=resumes)
+        size, traceparent = max_bytes or self.limits.page_bytes, head.labels.get(TRACEPARENT)
+        store = self._commits.store
+        return Cursor(store, self.hub, self.clock, tail, start, size, resumes=resumes, traceparent=traceparent)
+
+    def _refused_reader(self, reading: Reading, error: HeadwaterError) -> None:
+        refused = None if self.tracing is None else self.tracing.reader(reading, None)
+        if refused is not None:
+            refused.over(error.code, 0, 0)
 
     async def follow(self, name: str, offset: Offset | str | None = None) -> AsyncGenerator[Page]:
         """Page after page from `offset`, waiting for more at the tail; ends after the page that says `closed`.

@@ -9,12 +9,15 @@ import asyncio
 import logging
 from typing import Any
 
+from starlette.datastructures import Headers
+
 from headwater.cursor import Cursor
 from headwater.hub import MESSAGE_OVERHEAD
 from headwater.journal import note
 from headwater.model import Head, Page
 from headwater.outlet import Scope
 from headwater.streams import Streams
+from headwater.traced import Reading, TracedReader, Tracing
 
 _log = logging.getLogger("headwater.readers")
 
@@ -27,7 +30,7 @@ class Visit:
 
     __slots__ = (
         "_began", "_cursor", "_first", "_is_over", "_keeps_up", "_level", "_method", "_parked_at", "_route",
-        "_status", "_streams", "_volume", "bytes", "ended", "transport",
+        "_status", "_streams", "_traced", "_volume", "bytes", "ended", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -56,9 +59,16 @@ class Visit:
         self.ended = ""
         self._is_over = False
         streams.reads.came(cursor, transport, behind)
+        self._traced = None if streams.tracing is None else self._told(streams.tracing, behind, scope)
 
     def __repr__(self) -> str:
         return f"<Visit of {self._cursor!r} by {self.transport}{f' [{self.ended}]' if self.ended else ''}>"
+
+    def _told(self, tracing: Tracing, behind: int, scope: Scope | None) -> TracedReader | None:
+        cursor = self._cursor
+        resume = "none" if not cursor.resumes else "ok" if behind else "nothing_new"
+        headers = None if scope is None else Headers(scope=scope)
+        return tracing.reader(Reading(cursor.tail.name, cursor.traceparent, self.transport, resume, behind), headers)
 
     def wrote(self, page: Page, size: int) -> None:
         """A page was written, and took `size` bytes of the response."""
@@ -88,17 +98,23 @@ class Visit:
         seconds = asyncio.get_running_loop().time() - self._began
         self._streams.reads.left(self._cursor, self.ended, seconds)
         note(_log, self._level, "reader ended", **self._facts(), reason=self.ended, seconds=seconds)
+        if self._traced is not None:
+            self._traced.over(self.ended, self._events, self.bytes)
+
+    @property
+    def _events(self) -> int | None:
+        offset = self._cursor.offset
+        return offset.position - self._first.position if offset.generation == self._first.generation else None
 
     def _facts(self) -> dict[str, Any]:
         cursor = self._cursor
-        alike = cursor.offset.generation == self._first.generation
         return {
             "transport": self.transport,
             "stream": cursor.tail.name,
             "method": self._method,
             "route": self._route,
             "status": self._status,
-            "events": cursor.offset.position - self._first.position if alike else None,
+            "events": self._events,
             "bytes": self.bytes,
             "resumed": cursor.resumes,
         }

@@ -48,6 +48,7 @@ from headwater.runs.history import BEGUN, so_far
 from headwater.runs.record import OWN_THREAD, read_head, stream_of
 from headwater.runs.threads import Entry
 from headwater.sources import Request
+from headwater.traced import TRACEPARENT
 
 
 class AguiResource:
@@ -112,12 +113,14 @@ class AguiResource:
     async def _answered(self, exchange: Exchange, agent: str, thread: str, run_id: str, answers: Answers) -> Response:
         """What a run waits for, and what comes of it. `run_id`: by what the client knows the rest."""
         run = await self._known(exchange, agent, answers.run_id)
-        if (await read_head(self._runs.streams, run.id)).labels.get("thread") != thread:
+        labels = (await read_head(self._runs.streams, run.id)).labels
+        if labels.get("thread") != thread:
             raise RunNotFound("no such run of this thread")
         exchange.authorize("approve", run.stream)
         behind = await self._runs.settle(run.id, answers.by_call, by=decided_by(exchange))
         await self._runs.alias(run.id, _key(agent, run_id), principal=exchange.principal.name)
-        return self._following(exchange, agent, run, begin=run_started(thread, run.id), behind=behind)
+        begin = run_started(thread, run.id, traceparent=labels.get(TRACEPARENT))
+        return self._following(exchange, agent, run, begin=begin, behind=behind)
 
     async def _followed(self, exchange: Exchange, agent: str, run: Run) -> Response:
         """From where the client was. Each response begins with RUN_STARTED, but for the rest of one."""
@@ -128,7 +131,7 @@ class AguiResource:
         head = await read_head(self._runs.streams, run.id)
         if last_id and head.offset == behind:  # it still waits
             return Response(status_code=204, headers={"cache-control": "no-store"})
-        begin = run_started(head.labels.get("thread", ""), run.id)
+        begin = run_started(head.labels.get("thread", ""), run.id, traceparent=head.labels.get(TRACEPARENT))
         return self._following(exchange, agent, run, begin=begin, behind=behind)
 
     async def _known(self, exchange: Exchange, agent: str, run_id: str) -> Run:

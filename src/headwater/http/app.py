@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from headwater.delivery import Cut, Delivery, Receive, Scope, Send
@@ -108,7 +109,14 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await run_lifespan(receive, send, self.streams, self.runs, self.subscriptions, self._closing)
-        elif scope["type"] == "http":
+        elif self.streams.tracing is None:
+            await self._served(scope, receive, send)
+        else:
+            with self.streams.tracing.request(Headers(scope=scope)):
+                await self._served(scope, receive, send)
+
+    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
             await self._sockets(scope, receive, send)

@@ -26,6 +26,7 @@ ALLOWED_HEADERS: Final = (
     "accept, authorization, content-type, if-match, if-none-match, last-event-id, idempotency-key, x-run-id, "
     "stream-ttl, stream-expires-at, stream-closed, stream-outcome, stream-seq, stream-retention, producer-id, "
     "producer-epoch, producer-seq, stream-forked-from, stream-fork-offset, stream-fork-sub-offset, "
+    "traceparent, tracestate, baggage, "  # of a page that traces its requests
     # What clients of others say of themselves; a browser sends nothing at all where one of them is not allowed.
     "openai-organization, openai-project, x-stainless-arch, x-stainless-custom-poll-interval, "
     "x-stainless-helper-method, x-stainless-lang, x-stainless-os, x-stainless-package-version, "
@@ -36,7 +37,7 @@ EXPOSED_HEADERS: Final = (
     "location, content-location, etag, retry-after, x-run-id, stream-next-offset, stream-up-to-date, stream-closed, "
     "stream-outcome, stream-cursor, stream-ttl, stream-expires-at, stream-retention, stream-earliest-offset, "
     "stream-sse-data-encoding, producer-epoch, producer-seq, producer-expected-seq, producer-received-seq, "
-    "x-stream-id, x-vercel-ai-ui-message-stream"
+    "x-stream-id, x-vercel-ai-ui-message-stream, traceparent"
 )
 
 

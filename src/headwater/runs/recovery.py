@@ -43,6 +43,7 @@ from headwater.runs.supervisor import Place, Supervised, Supervisor
 from headwater.runs.unread import left_alone
 from headwater.sources import Answer, Busy, Remembering, Request, Resumable, Resumption, Source
 from headwater.streams import Streams
+from headwater.traced import TRACEPARENT, TracedRun
 from headwater.writer import MOST_TRIES, Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -95,12 +96,13 @@ class Recovery:
         keeper: Keeper | None,
         labels: Mapping[str, str],
         request: Request,
+        trace: TracedRun | None,
     ) -> Place:
         alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
         conversation = labels.get(CONVERSATION, thread_id)
         agent = labels.get("agent", "")
         agent = agent if agent in self._agents else UNREGISTERED
-        return Place(run_id, thread_id, conversation, writer, keeper, alone, request, agent)
+        return Place(run_id, thread_id, conversation, writer, keeper, alone, request, agent, trace)
 
     @staticmethod
     def busy(source: Source) -> Busy | None:
@@ -196,19 +198,31 @@ class Recovery:
             history.say(first)
         if not await writer.take_over(history.head, *self._encoded(first)):
             return False
-        place = self.place(run_id, history.thread_id, writer, keeper, history.head.labels, request)
+        labels, trace = history.head.labels, self._traced(history, epoch)
+        place = self.place(run_id, history.thread_id, writer, keeper, labels, request, trace)
         calls = {id_: call.answered > 0 for id_, call in history.calls.items()}
         at = Resumption(epoch, state, calls, history.shown, history.answers)
         run = Supervised(place, history.parts, self._streams.clock)
         self._supervisor.start(run, self.in_turn(run, source, source.resume(history.input, at, run)))
         return True
 
+    def _traced(self, history: History, attempt: int) -> TracedRun | None:
+        tracing, labels = self._streams.tracing, history.head.labels
+        if tracing is None:
+            return None
+        agent, traceparent = labels.get("agent", ""), labels.get(TRACEPARENT)
+        return tracing.run(history.run_id, agent, history.thread_id, attempt=attempt, traceparent=traceparent)
+
     async def _end(self, name: str, why: HeadwaterError | None) -> None:
         """By what the stream holds and nothing else; None: it was to be cancelled."""
         history = await History.read(self._streams, name)
         terminal = run_error(why.code, why.said) if why else run_cancelled(history.thread_id, history.run_id)
         items = [Item(data) for data in self._encoded([*history.parts.closing_events(), terminal])]
-        await self._streams.carry_out(name, Append(items, close=True, outcome="failed" if why else "cancelled"))
+        outcome = "failed" if why else "cancelled"
+        await self._streams.carry_out(name, Append(items, close=True, outcome=outcome))
+        if (trace := self._traced(history, history.resumptions_since(0) + 1)) is not None:
+            trace.saw(terminal)
+            trace.not_begun(outcome)  # nothing is made of it any more; but whoever looks for it finds how it ended
         await drop(self._streams, history.run_id)
 
     def _encoded(self, events: Sequence[BaseEvent]) -> list[bytes]:

@@ -67,6 +67,7 @@ from headwater.runs.threads import Entry, Threads
 from headwater.sources import NO_REQUEST, Answer, Request, Resumable, Source
 from headwater.sources.recognised import source_of
 from headwater.streams import Streams
+from headwater.traced import TRACEPARENT, TracedRun, beginning
 from headwater.writer import MOST_TRIES, patiently
 
 _JSON: Final = "application/json"
@@ -83,6 +84,7 @@ class _Asked(NamedTuple):
     entry: Entry | None
     """None: the run is on a thread of its own, which needs no list of its runs."""
     request: Request
+    trace: TracedRun | None
 
 
 class Run:
@@ -265,9 +267,11 @@ class Runs:
             if not fresh and await self._exists(run_id):
                 return Run(self, run_id, started=False)
         remembered = (entry or Entry()) if thread_id else None
-        asked = _Asked(input, note, principal, remembered, request or NO_REQUEST)
-        thread = thread_id or OWN_THREAD + run_id
-        started = await self._to_its_end(self._begin(run_id, thread, name, source, asked, unread))
+        thread, tracing = thread_id or OWN_THREAD + run_id, self.streams.tracing
+        trace = None if tracing is None else tracing.run(run_id, name, thread)
+        asked = _Asked(input, note, principal, remembered, request or NO_REQUEST, trace)
+        begun = self._begin(run_id, thread, name, source, asked, unread)
+        started = await self._to_its_end(begun if trace is None else beginning(trace, begun))
         return Run(self, run_id, started=started)
 
     async def _to_its_end(self, beginning: Coroutine[Any, Any, _T]) -> _T:
@@ -311,9 +315,12 @@ class Runs:
         self, run_id: str, thread_id: str, name: str, source: Source, asked: _Asked, more: dict[str, str]
     ) -> bool:
         now = self.streams.clock()
-        started = [stamped(run_started(thread_id, run_id), now), CustomEvent(name=INPUT, value=asked.input)]
+        traceparent = None if asked.trace is None else asked.trace.traceparent
+        begin = stamped(run_started(thread_id, run_id, traceparent=traceparent), now)
+        started = [begin, CustomEvent(name=INPUT, value=asked.input)]
         started += [asked.note] if asked.note is not None else []
         labels = {"kind": KIND, "agent": name, "thread": thread_id, "title": title_of(asked.input), **more}
+        labels |= {TRACEPARENT: traceparent} if traceparent else {}
         if (conversation := conversation_of(asked.principal, thread_id)) != thread_id:
             labels[CONVERSATION] = conversation
         if resumable := isinstance(source, Resumable) and self.agents.get(name) is source:
@@ -342,7 +349,7 @@ class Runs:
         for event in started:
             parts.feed(event)
         keeper = Keeper(self.streams, run_id) if resumable else None
-        place = self._recovery.place(run_id, thread_id, writer, keeper, labels, asked.request)
+        place = self._recovery.place(run_id, thread_id, writer, keeper, labels, asked.request, asked.trace)
         run = Supervised(place, parts, self.streams.clock)
         self._supervisor.start(run, self._recovery.in_turn(run, source, source.run(asked.input, run)))
         if asked.entry is not None:

@@ -33,8 +33,9 @@ from headwater.agui import (
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
 from headwater.runs.figures import Figures, Pace
-from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request
+from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request, current_trace
 from headwater.sources.chunks import Chunks
+from headwater.traced import TracedRun
 from headwater.writer import Writer
 
 _log = logging.getLogger("headwater.runs")
@@ -69,6 +70,8 @@ class Place:
     request: Request = NO_REQUEST
     """What came along with its input."""
     agent: str = ""
+    trace: TracedRun | None = None
+    """None: nobody traces."""
 
 
 class Supervised:
@@ -77,7 +80,7 @@ class Supervised:
     def __init__(self, place: Place, parts: OpenParts, clock: Callable[[], int]) -> None:
         """`parts`: fed with what the stream holds already."""
         self.run_id, self.thread_id, self.keeper = place.run_id, place.thread_id, place.keeper
-        self.conversation, self.agent = place.conversation, place.agent
+        self.conversation, self.agent, self.trace = place.conversation, place.agent, place.trace
         self._writer, self._clock, self._parts = place.writer, clock, parts
         self._chunks = Chunks(self._new_id)
         self._made = 0
@@ -124,6 +127,8 @@ class Supervised:
         data = encode(stamped(event, self._clock()))  # before it is noted: what is not JSON does not go out
         self._parts.feed(event)
         self.pace.saw(event, asyncio.get_running_loop().time())
+        if self.trace is not None:
+            self.trace.saw(event)
         await self._writer.send(data)
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
@@ -160,6 +165,9 @@ class Supervised:
         """`made`: what the source does."""
         own = copy_context()  # whoever starts it keeps theirs
         own.run(current_request.set, self._request)
+        if self.trace is not None:
+            own.run(self.trace.enter)
+            own.run(current_trace.set, self.trace)
         self._task = asyncio.create_task(self._run(made), name=f"headwater-run {self.run_id}", context=own)
         return self._task
 
@@ -276,6 +284,8 @@ class Supervised:
 
     async def _end(self, outcome: Outcome, terminal: BaseEvent) -> None:
         self._ending = True
+        if self.trace is not None:
+            self.trace.saw(terminal)
         closing = [encode(event) for event in self._parts.closing_events()]
         try:
             last = encode(stamped(terminal, self._clock()))
@@ -325,6 +335,8 @@ class Supervisor:
             _log.error("run %s ended without its terminal event", run.run_id, exc_info=task.exception())
         now = asyncio.get_running_loop().time()
         self.figures.over(run.run_id, run.agent, run.outcome, run.pace, run.used, now)
+        if run.trace is not None:
+            run.trace.over(run.outcome)
         self._on_done(run)
 
     def stop(self, run_id: str, *, after_turn: bool = False) -> bool:

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # they need extras that streams do not
     from headwater.http.proxy import Proxy
     from headwater.runs import Runs
     from headwater.sources.openai_compatible import Upstream
+    from headwater.tracing import Tracing
 
 try:
     import uvicorn
@@ -212,7 +214,7 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
     auth = OpenDoor() if config.auth is None else Keys.from_file(config.auth)
     # Without keys the only guard is being on loopback, and a page may reach that by a name that lies.
     hosts = None if config.auth is not None or config.insecure else [config.host]
-    streams = Streams(config.store, retention=config.retention)
+    streams = Streams(config.store, retention=config.retention, tracing=_tracing())
     policy = Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds, join_ms=config.join_ms, slow=config.slow)
     delivery = Delivery(streams, policy)
     bounds = Bounds(config.max_appends_per_second, config.max_readers, config.max_readers_per_client)
@@ -249,6 +251,15 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
             await server.serve(sockets=[listening])
     finally:
         listening.close()
+
+
+def _tracing() -> Tracing | None:
+    """For whoever has said where spans go before this began: `opentelemetry-instrument headwater serve` does."""
+    if "opentelemetry.trace" not in sys.modules:
+        return None
+    from headwater.tracing import Tracing, is_set_up
+
+    return Tracing() if is_set_up() else None
 
 
 def _metrics_site(metrics: Metrics, config: ServeConfig, port: int) -> AbstractAsyncContextManager[str]:

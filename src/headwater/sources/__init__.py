@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runt
 
 import msgspec
 
+from headwater.traced import TracedRun
+
 if TYPE_CHECKING:
     from headwater.agui import BaseEvent, TokenUsage
 
@@ -204,6 +206,10 @@ NO_REQUEST: Final = Request()
 
 current_request: Final[ContextVar[Request]] = ContextVar("headwater_request", default=NO_REQUEST)
 """Set by the supervisor in the context of each run."""
+
+
+current_trace: Final[ContextVar[TracedRun | None]] = ContextVar("headwater_trace", default=None)
+"""Set by the supervisor in the context of each run that is traced: sources tell it what no event says."""
 
 
 def request() -> Request:

@@ -147,7 +147,8 @@ class OpenAIAgent:
         kept: Kept | None,
         session: Session | None,
     ) -> object:
-        run = OneRun(sink, self._limits, self._contexts, translation, kept)
+        model = None if self._run_config is None else self._run_config.model
+        run = OneRun(sink, self._limits, self._contexts, translation, kept, model)
         response, outputs = (kept.response, kept.outputs) if kept is not None else (None, {})
         with watching_for_cuts(self._require_finish_reason), remembering(outputs):
             return await run.drive(partial(self._start, given, translation, response, session))

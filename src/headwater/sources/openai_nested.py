@@ -24,7 +24,8 @@ import agents
 from agents.tool_context import ToolContext
 
 from headwater.agui import BaseEvent
-from headwater.sources import ProgressValue, current_call, report_progress
+from headwater.sources import ProgressValue, current_call, current_trace, report_progress
+from headwater.sources.openai_asking import Asking
 from headwater.sources.openai_failures import failure
 from headwater.sources.openai_runner import Before, stand_before
 from headwater.sources.openai_translation import Translation
@@ -67,6 +68,7 @@ class Nested(Told):
         self._theirs: agents.RunHooks[Any] = agents.RunHooks()
         self._responses: list[asyncio.Event] = []
         self._told = 0
+        self._asking = Asking(None)
 
     async def run(
         self, start: Callable[..., agents.RunResultStreaming], agent: Any, given: Any, options: dict[str, Any]
@@ -74,6 +76,7 @@ class Nested(Told):
         """What the runner's `run` does, watched."""
         self._inner, started = self._outer.nested(agent.name, self._key)
         self._theirs = options.get("hooks") or self._theirs
+        self._asking = Asking(current_trace.get(), _model_of(options), self._inner.subagent)
         was_running = self._name in self._around.running
         self._around.running.discard(self._name)  # now it is a model that works
         try:
@@ -132,6 +135,7 @@ class Nested(Told):
         self._around.running.add(self._prefix + key)
         report_progress.set(partial(self._around.report, self._inner, key))
         current_call.set(partial(self._inner.call_id, key))
+        self._asking.enter_tool(self._inner.call_id, key, tool.name)
         return self._begin_tool(partial(self._inner.tool_started, key), theirs)
 
     async def _begin_tool(self, begun: Callable[[], Iterator[BaseEvent]], theirs: Awaitable[None]) -> None:
@@ -149,14 +153,17 @@ class Nested(Told):
         key = getattr(context, "tool_call_id", None)
         if isinstance(key, str):
             self._around.running.discard(self._prefix + key)
+            self._asking.tool_ends(self._inner.call_id, key)
             await self._around.put(partial(self._inner.tool_ended, key, result))
 
-    async def on_llm_start(self, *given: Any, **named: Any) -> None:
+    async def on_llm_start(self, context: Any, agent: agents.Agent[Any], *given: Any, **named: Any) -> None:
+        self._asking.begins(agent)
         self._responses.append(asyncio.Event())
-        await self._theirs.on_llm_start(*given, **named)
+        await self._theirs.on_llm_start(context, agent, *given, **named)
 
-    async def on_llm_end(self, *given: Any, **named: Any) -> None:
-        await self._theirs.on_llm_end(*given, **named)
+    async def on_llm_end(self, context: Any, agent: Any, response: agents.ModelResponse) -> None:
+        self._asking.ends(response)
+        await self._theirs.on_llm_end(context, agent, response)
 
     async def on_agent_start(self, *given: Any, **named: Any) -> None:
         await self._theirs.on_agent_start(*given, **named)
@@ -166,6 +173,11 @@ class Nested(Told):
 
     async def on_handoff(self, *given: Any, **named: Any) -> None:
         await self._theirs.on_handoff(*given, **named)
+
+
+def _model_of(options: dict[str, Any]) -> object:
+    config = options.get("run_config")
+    return None if config is None else config.model
 
 
 _inside: Final[ContextVar[Told | None]] = ContextVar("headwater_inside", default=None)

@@ -38,8 +38,10 @@ from headwater.sources import (
     Sink,
     Stopped,
     current_call,
+    current_trace,
     report_progress,
 )
+from headwater.sources.openai_asking import Asking
 from headwater.sources.openai_calls import call_key, is_call, is_open_call
 from headwater.sources.openai_checkpoints import Contexts, Kept, keep
 from headwater.sources.openai_failures import failure
@@ -77,9 +79,15 @@ class OneRun(Told):
     """One execution, or what is left of one."""
 
     def __init__(
-        self, sink: Sink, limits: Limits, contexts: Contexts, translation: Translation, last: Kept | None = None
+        self,
+        sink: Sink,
+        limits: Limits,
+        contexts: Contexts,
+        translation: Translation,
+        last: Kept | None = None,
+        model: object = None,
     ) -> None:
-        """`last`: the checkpoint that it goes on from."""
+        """`last`: the checkpoint that it goes on from; `model`: stands in for those of all agents."""
         self._last, self._known = last, last.outputs if last is not None else {}
         self._sink, self._contexts, self._translation = sink, contexts, translation
         self._loop = asyncio.get_running_loop()
@@ -97,6 +105,7 @@ class OneRun(Told):
         self._result: agents.RunResultStreaming | None = None
         self._tripped: Exception | None = None
         self._handled = False
+        self._asking = Asking(current_trace.get(), model)
 
     async def drive(self, start: Callable[[OneRun], agents.RunResultStreaming]) -> object:
         """Runs to the end, whichever. Only errors of the agent become RunFailed; the sink's go up as they are."""
@@ -257,6 +266,7 @@ class OneRun(Told):
         if _has_call_id(context):
             report_progress.set(partial(self.report, self._translation, key))
             current_call.set(partial(self._translation.call_id, key))
+            self._asking.enter_tool(self._translation.call_id, key, tool.name)
         return self._begin_tool(key, named=_has_call_id(context))
 
     def nested(self, key: str) -> Nested | None:
@@ -288,17 +298,22 @@ class OneRun(Told):
         self.running.discard(key)
         if not _has_call_id(context) or key in self._known:
             return
+        self._asking.tool_ends(self._translation.call_id, key)
         # What is not told now comes with the end of the turn. After the last tool that is at once.
         if not self._sink.keeps:
             await self._facts.put(partial(self._translation.tool_ended, key, result))
         elif self.running and CAN_REMEMBER and is_json(result):
             await self._facts.put(partial(self._after_tool, key, result))
 
-    async def on_llm_start(self, *_: Any) -> None:
+    async def on_llm_start(self, context: Any, agent: agents.Agent[Any], *_: Any) -> None:
+        self._asking.begins(agent)
         if not self._responses:
             self._watch_guardrails()
         self.running.clear()  # a tool that failed has no end of its own
         self._responses.append(asyncio.Event())
+
+    async def on_llm_end(self, context: Any, agent: Any, response: agents.ModelResponse) -> None:
+        self._asking.ends(response)
 
     # Progress, from any thread
 
