@@ -10,14 +10,14 @@ Knows streams, formats and ASGI. Cancellation of a response leaves nothing behin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from headwater.cursor import Cursor
 from headwater.fans import Fans
 from headwater.formats.format import Format
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
-from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
+from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader, Standing
 from headwater.rounds import Rounds
 from headwater.streams import Streams
 
@@ -102,6 +102,11 @@ class Delivery:
         self.dropped += reader.stalled
         if not self.readers:  # the streams may outlive this Delivery: `follow` makes one for a single response
             self.streams.on_drain.remove(self.rounds.again)
+
+    def standing(self, stream: str) -> Iterator[Standing]:
+        """Those who follow `stream` now."""
+        found = (one.standing for one in self.rounds if isinstance(one, Reader))
+        return (standing for standing in found if standing.stream == stream)
 
     def statistics(self) -> dict[str, int]:
         """Readers now, responses served so far, and those dropped for not reading."""

@@ -21,7 +21,7 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
@@ -62,6 +62,19 @@ class Policy:
     rotate_seconds: float | None = None
     """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
     never; what it is good for are shared caches that collapse requests, which need them to end."""
+
+
+class Standing(NamedTuple):
+    """Where a reader stands, for who looks after the server."""
+
+    stream: str
+    offset: Offset
+    """It was given everything up to here."""
+    format: Format
+    silent_seconds: float
+    """Since the last write."""
+    is_full: bool
+    """The last write has not been taken yet."""
 
 
 class _Interrupted(Exception):
@@ -106,6 +119,12 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"<Reader of {self._cursor!r} in {self._format!r}{' [waits in a fan]' if self.is_parked else ''}>"
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands now."""
+        silent = self._clock() - self._last_write
+        return Standing(self._cursor.tail.name, self._cursor.offset, self._format, silent, self._waits_for_client)
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the head of the response, and go on until it is over, or waits in a fan. Raises Cut."""

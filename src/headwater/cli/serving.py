@@ -114,6 +114,9 @@ MostResumptions = Annotated[
         "does not do so for ever. 0: never.",
     ),
 ]
+Console = Annotated[
+    bool, typer.Option("--console/--no-console", help="Serve /console, a page that shows streams, runs and figures.")
+]
 MaxReadersPerClient = Annotated[
     int | None, typer.Option(metavar="N", help="The same, of one key or address.", show_default="no limit")
 ]
@@ -139,6 +142,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
     proxy: Proxies = None,
     on_shutdown: OnShutdown = "resume",
     most_resumptions: MostResumptions = 5,
+    console: Console = True,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "info",
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
@@ -174,6 +178,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
         proxy=_upstreams(proxy or []),
         on_shutdown=on_shutdown,
         most_resumptions=most_resumptions,
+        console=console,
         log_level=log_level,
     )
     _serve(config, agents or [])
@@ -190,7 +195,20 @@ def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
     with _bad_values_said():
         config = replace(config, agents=[load(spec) for spec in agents])
         agent_names(config.agents)
-    raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")))
+    raise typer.Exit(run(config, lambda url: _ready(config, url)))
+
+
+def _ready(config: ServeConfig, url: str) -> None:
+    from headwater.server.serve import offers_console
+
+    typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")
+    if offers_console(config):
+        typer.echo(f"The console is at {url}/console")
+    elif config.console:
+        typer.echo(
+            f"The console is off: other machines reach {config.host}, and there are no keys. "
+            "It comes with --auth keys.toml, or on a loopback address (ssh -L 4437:127.0.0.1:4437)"
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from headwater.errors import NotFound
 from headwater.following import Following
 from headwater.http.admission import Admission
 from headwater.http.auth import Auth, OpenDoor
+from headwater.http.console.resource import Console
 from headwater.http.exchange import Exchange
 from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
@@ -43,13 +44,14 @@ if TYPE_CHECKING:  # runs need an extra that streams do not
 
 STREAMS: Final = "/v1/streams"
 
-Page = Callable[[Exchange], Awaitable[Response]]
+Page = Callable[[Exchange], Awaitable[Response | None]]
+"""None: it has answered already."""
 
 
 class App:
     """Streams and runs over HTTP. Opens and closes both itself where it is served alone."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the options of an application
         self,
         streams: Streams,
         runs: Runs | None = None,
@@ -61,9 +63,11 @@ class App:
         long_poll_seconds: float = 30.0,
         pages: Mapping[str, Page] | None = None,
         subscriptions: Subscriptions | None = None,
+        console: bool = False,
     ) -> None:
         """`runs`: serve `/v1/runs` too; `pages`: answers for further paths, made by the caller: exact ones, and what is
-        below one that ends with a slash. One that has `aclose` is closed where the application is served alone."""
+        below one that ends with a slash. One that has `aclose` is closed where the application is served alone.
+        `console`: serve `/console`, which shows what streams hold to whoever may read them."""
         self.streams, self.runs, self.subscriptions = streams, runs, subscriptions
         self.delivery = delivery or (runs.delivery if runs is not None else Delivery(streams))
         self._auth, self._origins = auth or OpenDoor(), origins or Origins()
@@ -77,8 +81,11 @@ class App:
         self._langgraph = _langgraph(runs) if runs is not None else None
         self._openai = _openai(runs) if runs is not None else None
         self._pages = dict(pages or {})
+        self.console = Console(self.delivery, runs, self._admission, self._sockets) if console else None
+        if self.console is not None:
+            self._pages |= dict.fromkeys(("/console", "/console/"), self.console)
         self._below = {path: page for path, page in self._pages.items() if path.endswith("/")}
-        held: list[object] = [*self._pages.values()]
+        held: list[object] = [*dict.fromkeys(self._pages.values())]
         self._closing = [page for page in held if isinstance(page, Closing)]
 
     def __repr__(self) -> str:
@@ -96,6 +103,8 @@ class App:
         line = line_of(scope)
         if line is not None:
             line.alone = line.is_reached_by(send)
+        if self.console is not None:
+            self.console.begin()
         exchange = Exchange(scope, receive, send, self._auth)
         added = [*SAFETY_HEADERS, *self._origins.headers(exchange.method, exchange.headers)]
         started = False

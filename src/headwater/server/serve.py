@@ -85,6 +85,8 @@ class ServeConfig:
     log_level: str = "info"
     public_url: str | None = None
     """Where this server is reached from outside, for callbacks of webhooks; None: as their maker reached it."""
+    console: bool = True
+    """Serve `/console`; not to other machines without keys (`offers_console`)."""
     pages: Mapping[str, Page] = field(default_factory=dict)
     """Answers for further exact paths."""
     on_shutdown: OnShutdown = "resume"
@@ -146,6 +148,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def offers_console(config: ServeConfig) -> bool:
+    """Whether there is to be a console. It shows everything that streams hold: where everybody may reach this server,
+    only who has a key shall see it."""
+    return config.console and (config.auth is not None or is_loopback(config.host))
+
+
 def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> int:
     """Serve until told to stop; the exit status. `ready` is called with the URL when connections are accepted."""
     run_alone(serve(config, ready))
@@ -195,10 +203,11 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
         long_poll_seconds=config.long_poll,
         pages={**config.pages, **({"/v1/proxy/": proxy} if proxy is not None else {})},
         subscriptions=subscriptions,
+        console=offers_console(config),
     )
     listening = listen(config.host, config.port)
     try:
-        closing = () if proxy is None else (proxy,)
+        closing = [part for part in (proxy, app.console) if part is not None]
         async with opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False):
             server = _Server(_uvicorn(app, config), streams, runs)
             host = f"[{config.host}]" if ":" in config.host else config.host
