@@ -84,8 +84,9 @@ class App:
         self.console = Console(self.delivery, runs, self._admission, self._sockets) if console else None
         if self.console is not None:
             self._pages |= dict.fromkeys(("/console", "/console/"), self.console)
-        self._below = {path: page for path, page in self._pages.items() if path.endswith("/")}
-        held: list[object] = [*dict.fromkeys(self._pages.values())]
+        longest_first = sorted(self._pages.items(), key=lambda pair: -len(pair[0]))
+        self._below = {path: page for path, page in longest_first if path.endswith("/")}
+        held: list[object] = [*self._pages.values()]
         self._closing = [page for page in held if isinstance(page, Closing)]
 
     def __repr__(self) -> str:

@@ -6,11 +6,11 @@ is a promise to programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from headwater.delivery import Delivery
 from headwater.errors import BadRequest, NotAcceptable
@@ -112,6 +112,27 @@ class Looking:
             "content-disposition": "attachment",  # somebody else's bytes are never a page of this server's
         }
         return Response(data[:PREVIEW_BYTES], 200, headers, "application/octet-stream")
+
+    async def download(self, exchange: Exchange, name: str) -> Response:
+        """`?format=text` (the bytes as they are) or `ndjson`: all that the stream holds by now, as a file."""
+        may_read(exchange, name)
+        wanted = exchange.query("format") or "text"
+        if wanted not in ("text", "ndjson"):
+            raise NotAcceptable("a download is text (the bytes as they are) or ndjson")
+        head = await self._streams.head(name)
+        format_ = by_name(wanted, head.config.content_type)
+        file = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)
+        ending = "ndjson" if wanted == "ndjson" else "bin"
+        headers = {"cache-control": "no-store", "content-disposition": f'attachment; filename="{file[:100]}.{ending}"'}
+        return StreamingResponse(self._pages(name, head, format_), 200, headers, "application/octet-stream")
+
+    async def _pages(self, name: str, head: Head, format_: Format) -> AsyncIterator[bytes]:
+        at = Offset(head.generation, head.start)
+        while at.position < head.tail:
+            page = await self._streams.read(name, at)
+            shown = [message for message in page.messages if message.offset.position <= head.tail]
+            yield format_.render(page._replace(messages=shown))
+            at = page.next
 
 
 def formats_of(name: str, head: Head) -> list[str]:

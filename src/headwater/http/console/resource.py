@@ -3,7 +3,7 @@
     /console/                          the page; it may be loaded by everybody, as it shows nothing by itself
     /console/api/about                 who asks, and what there is here
     /console/api/figures               the server's figures, live (`feed`): takes `list` of all streams
-    /console/api/{entries,live,readers,preview}/{stream}     takes `read` of the stream (`looking`)
+    /console/api/{entries,live,readers,formats,preview,download}/{stream}: takes `read` of the stream (`looking`)
 
 Everything else the page needs is the public surface: streams, runs, approvals. Knows the auth seam and HTTP.
 """
@@ -70,7 +70,7 @@ class Console:
             return not_allowed(["GET"])
         path = exchange.path
         if path == PATH:
-            return RedirectResponse(f"{exchange.prefix}{PATH}/", 308)
+            return RedirectResponse(f"{exchange.prefix}{PATH}/", 307)
         if not path.startswith(API):
             return await _file(path.removeprefix(f"{PATH}/") or "index.html")
         what, _, name = path.removeprefix(API).partition("/")
@@ -95,6 +95,8 @@ class Console:
                 return await self._looking.readers(exchange, name)
             case "preview":
                 return await self._looking.preview(exchange, name)
+            case "download":
+                return await self._looking.download(exchange, name)
             case "formats":
                 exchange.authorize("read", name)
                 return _json({"formats": formats_of(name, await self._streams.head(name))})
@@ -104,7 +106,7 @@ class Console:
         principal = exchange.principal
         said = {
             "version": __version__,
-            "store": type(self._streams.store).__name__,
+            "store": type(self._streams.store).__name__.removesuffix("Store"),
             "durable": self._streams.store.durable,
             "key": not exchange.auth.open_to_all,
             "name": principal.name,
