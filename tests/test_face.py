@@ -56,7 +56,7 @@ headwater
   __version__
 headwater.http
   App(streams, runs=None, *, auth=None, origins=None, delivery=None, admission=None, long_poll_seconds=30.0,
-        pages=None, subscriptions=None)
+        pages=None, subscriptions=None, console=False)
   StreamResponse(content, request, *, status_code=200, headers=None, media_type='text/event-stream', owner='',
         framed=None, ttl=3600)
   async error_response(_, error)
@@ -169,8 +169,8 @@ headwater.server
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
-        max_readers_per_client=None, log_level='info', public_url=None, pages=…, on_shutdown='resume',
-        most_resumptions=5, proxy=…)
+        max_readers_per_client=None, log_level='info', public_url=None, console=True, pages=…,
+        on_shutdown='resume', most_resumptions=5, proxy=…)
   listen(host, port)
   run(config, ready=None)
   async serve(config, ready=None)

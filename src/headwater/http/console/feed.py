@@ -10,8 +10,6 @@ Invariant: it never outlives the streams it watches. It begins with the first re
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -45,8 +43,8 @@ class FigureEvents(ServerSentEvents):
 class Feed:
     """Samples, keeps and streams."""
 
-    def __init__(self, streams: Streams, sampler: Sampler, clock: Callable[[], float] = time.time) -> None:
-        self._watched, self._sampler, self._clock = streams, sampler, clock
+    def __init__(self, streams: Streams, sampler: Sampler) -> None:
+        self._watched, self._sampler = streams, sampler
         self._history = History(FIGURES)
         self._own = Streams("memory:", retention=[("*", Retention(messages=KEPT))])
         self._delivery = Delivery(self._own)
@@ -104,6 +102,6 @@ class Feed:
         while self._watched.is_open:
             await asyncio.sleep(due - time_of_loop())
             late = time_of_loop() - due
-            row = self._history.add(self._clock(), self._sampler.sample(late))
+            row = self._history.add(self._watched.clock() / 1000, self._sampler.sample(late))
             await self._own.append(STREAM, row)
             due = max(due, time_of_loop() - SECOND) + SECOND  # after a long sleep: no row for each second missed

@@ -6,7 +6,9 @@ Invariant: what it gives are numbers by the names in FIGURES; one that cannot be
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +29,7 @@ FIGURES: Final = (
     Figure("served"),  # responses to readers that began, a second
     Figure("dropped"),  # readers let go for not reading, a second
     Figure("refused"),  # requests over a bound (429), a second
-    Figure("completed"),  # runs that ended, a minute: this and the next two
+    Figure("completed"),  # runs that ended within the last minute: this and the next two
     Figure("failed"),
     Figure("cancelled"),
     Figure("loop_lag", "most"),  # ms by which the event loop was late
@@ -35,7 +37,7 @@ FIGURES: Final = (
 )
 
 _PER_SECOND: Final = ("appended", "bytes", "served", "dropped", "refused")
-_PER_MINUTE: Final = ("completed", "failed", "cancelled")
+_IN_A_MINUTE: Final = ("completed", "failed", "cancelled")
 
 
 class Sampler:
@@ -46,20 +48,18 @@ class Sampler:
         delivery: Delivery,
         runs: Runs | None,
         admission: Admission,
-        clock: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
-        self._delivery, self._runs, self._admission = delivery, runs, admission
-        self._clock, self._cpu = clock, cpu
-        self._counted = dict.fromkeys(("appended", "bytes", *_PER_MINUTE), 0)
-        self._before: dict[str, float] = {}
+        self._delivery, self._runs, self._admission, self._cpu = delivery, runs, admission, cpu
+        self._counted = dict.fromkeys(("appended", "bytes", *_IN_A_MINUTE), 0)
+        self._past: deque[dict[str, float]] = deque(maxlen=60)
 
     def __repr__(self) -> str:
         return f"<Sampler of {self._delivery!r}>"
 
     def begin(self) -> None:
         self._delivery.streams.on_commit.append(self._committed)
-        self._before = self._counters()
+        self._past.append(self._counters())
 
     def end(self) -> None:
         self._delivery.streams.on_commit.remove(self._committed)
@@ -71,13 +71,13 @@ class Sampler:
         self._counted["bytes"] += sum([len(message.data) for message in decision.messages])
         head = decision.head
         if head.closed and head.labels.get(KIND) == "run":
-            self._counted[head.outcome if head.outcome in _PER_MINUTE else "failed"] += 1
+            self._counted[head.outcome if head.outcome in _IN_A_MINUTE else "failed"] += 1
 
     def _counters(self) -> dict[str, float]:
         """What only grows."""
         delivered = self._delivery.statistics()
         return {
-            "at": self._clock(),
+            "at": asyncio.get_running_loop().time(),
             "cpu": self._cpu(),
             "served": delivered["served"],
             "dropped": delivered["dropped"],
@@ -87,9 +87,9 @@ class Sampler:
 
     def sample(self, late_seconds: float) -> Mapping[str, float]:
         """The figures since the last one. `late_seconds`: by how much the event loop was behind when it was asked."""
-        before, now = self._before, self._counters()
+        now, before, minute = self._counters(), self._past[-1], self._past[0]
+        self._past.append(now)
         seconds = max(now["at"] - before["at"], 0.001)
-        self._before = now
         sample: dict[str, float] = {
             "readers": self._delivery.statistics()["readers"],
             "hot": self._delivery.streams.statistics()["tails"],
@@ -99,4 +99,4 @@ class Sampler:
         if self._runs is not None:
             sample["running"] = self._runs.statistics()["running"]
         sample |= {name: round((now[name] - before[name]) / seconds, 2) for name in _PER_SECOND}
-        return sample | {name: round((now[name] - before[name]) / seconds * 60, 2) for name in _PER_MINUTE}
+        return sample | {name: now[name] - minute[name] for name in _IN_A_MINUTE}

@@ -21,7 +21,7 @@ const CHARTS = [
   { title: "Bytes per second", unit: bytes, lines: [{ figure: "bytes", label: "appended", fill: true }] },
   { title: "Runs", unit: short, lines: [
     { figure: "running", label: "running", fill: true }, { figure: "waiting", label: "waiting" }] },
-  { title: "Runs that ended, per minute", unit: short, lines: [
+  { title: "Runs that ended in the last minute", unit: short, lines: [
     { figure: "completed", label: "completed" }, { figure: "failed", label: "failed" },
     { figure: "cancelled", label: "cancelled" }] },
   { title: "Time to first token", unit: ms, lines: [
