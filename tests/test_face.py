@@ -56,7 +56,8 @@ headwater
   __version__
 headwater.http
   App(streams, runs=None, *, auth=None, origins=None, delivery=None, admission=None, long_poll_seconds=30.0,
-        pages=None, subscriptions=None, console=False)
+        pages=None, subscriptions=None, metrics=False, console=False)
+    numbers(self, directory=None)
   StreamResponse(content, request, *, status_code=200, headers=None, media_type='text/event-stream', owner='',
         framed=None, ttl=3600)
   async error_response(_, error)
@@ -80,12 +81,14 @@ headwater.runs
     async answer(self, run_id, answers, *, by='')
     async cancel(self, run_id, *, when='now')
     async claimed(self, idempotency_key, *, principal='')
+    figures
     async get(self, run_id)
     async interrupt(self)
     async list(self, *, before=None, limit=50, agent=None, status=None, thread=None, principal='')
     async open(self)
     async record(self, run_id)
     register(self, agent, name=None)
+    running(self)
     async settle(self, run_id, answers, *, by='')
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
           entry=None, request=None, cancel_when_unread=None)
@@ -169,7 +172,8 @@ headwater.server
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
-        max_readers_per_client=None, log_level='info', public_url=None, console=True, pages=…,
+        max_readers_per_client=None, log_level='info', log_format='human', metrics_port=None,
+        metrics_host='127.0.0.1', metrics_dir=None, public_url=None, console=True, pages=…,
         on_shutdown='resume', most_resumptions=5, proxy=…)
   listen(host, port)
   run(config, ready=None)

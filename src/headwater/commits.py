@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from headwater.counts import Operations, Writes
 from headwater.decide import Create, Decision, Request, decide
 from headwater.errors import (
     BadRequest,
@@ -32,6 +33,7 @@ from headwater.errors import (
 from headwater.hub import Hub, Tail
 from headwater.model import Absent, Head
 from headwater.store import Store
+from headwater.stores.timed import TimedStore
 
 LONGEST_NAME: Final = 1024
 """Characters. Names are paths of URLs, and proxies cut those at 8 KB; a multi-byte character takes up to 12 there."""
@@ -64,7 +66,8 @@ class Commits:
     """All heads of one store, and every change to them."""
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, clock: Callable[[], int]) -> None:
-        self.store, self.hub, self.limits, self.clock = store, hub, limits, clock
+        self.writes, self.operations = Writes(), Operations()
+        self.store, self.hub, self.limits, self.clock = TimedStore(store, self.operations), hub, limits, clock
         self.on_decision: Callable[[str, Decision], Head] = lambda _, decision: decision.head
         """Has the last word on a head before it is committed: when the sweeper is to look at the stream."""
         self.on_commit: list[Callable[[str, Decision], None]] = []
@@ -75,12 +78,14 @@ class Commits:
 
     async def carry_out(self, name: str, request: Request) -> Decision:
         """Decide `request` on the stream's head and commit what was decided, again if the head has moved."""
-        tail = self.hub.tail(name)
+        tail, began = self.hub.tail(name), time.perf_counter()
         call = tail.begun()
         try:
-            return await self._carried_out(tail, request, call)
+            decision = await self._carried_out(tail, request, call)
         finally:
             tail.ended(call)
+        self.writes.answered(request, decision, time.perf_counter() - began)
+        return decision
 
     async def _carried_out(self, tail: Tail, request: Request, call: int) -> Decision:
         for _ in range(MOST_CONFLICTS):
@@ -129,7 +134,7 @@ class Commits:
         decision = decision._replace(head=self._marked(before, self.on_decision(tail.name, decision)))
         future = asyncio.ensure_future(self.store.commit(tail.name, before, decision.head, decision.messages))
         tail.latest, tail.outstanding = decision.head, future
-        future.add_done_callback(functools.partial(self._committed, tail, decision))
+        future.add_done_callback(functools.partial(self._committed, tail, before, decision, time.perf_counter()))
         return future, decision
 
     def _drawn(self) -> int:
@@ -190,12 +195,18 @@ class Commits:
         if tail is not None:
             tail.forget()
 
-    def _committed(self, tail: Tail, decision: Decision, done: asyncio.Future[None]) -> None:
+    def _committed(
+        self, tail: Tail, before: Head | Absent, decision: Decision, began: float, done: asyncio.Future[None]
+    ) -> None:
         """A commit is done, in the order of submission, whether or not its caller still waits."""
-        if done.cancelled() or done.exception() is not None:
+        self.operations.done("commit", time.perf_counter() - began)
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is not None:
+            self.operations.failed("commit", error)
             tail.forget()
             return
         tail.grow(decision.head, decision.messages)
+        self.writes.committed(tail.name, before, decision, first=decision.head.version >> MARK_BITS == 2)
         for tell in self.on_commit:
             tell(tail.name, decision)
 

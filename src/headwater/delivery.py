@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from headwater.cursor import Cursor
-from headwater.fans import Fans
+from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
 from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader, Standing
 from headwater.rounds import Rounds
 from headwater.streams import Streams
+from headwater.visits import Visit
 
 __all__ = [
     "CONNECTION", "HELD_BYTES", "LAST_WRITE_SECONDS", "ROTATION_JITTER", "STREAMING_HEADERS",
@@ -46,7 +47,7 @@ class Delivery:
         self.readers = 0
         self.served = 0
         self.dropped = 0
-        self._fans = Fans()
+        self._fans = Fans(self._wrote)
 
     def __repr__(self) -> str:
         return f"<Delivery of {self.streams!r} [{self.readers} readers, {self.served} served, {self.dropped} dropped]>"
@@ -69,8 +70,17 @@ class Delivery:
         """
         cursor.max_bytes = self.policy.chunk_bytes
         outlet = Outlet(scope, send)
+        visit = Visit(self.streams, cursor, format_.transport, scope, status=status)
         reader = Reader(
-            self.streams, self.policy, self._fans, cursor, format_, outlet, anchored=anchored, on_over=self._left
+            self.streams,
+            self.policy,
+            self._fans,
+            cursor,
+            format_,
+            outlet,
+            anchored=anchored,
+            visit=visit,
+            on_over=self._left,
         )
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
         self.served += 1
@@ -99,7 +109,10 @@ class Delivery:
     def _left(self, reader: Reader) -> None:
         self.rounds.discard(reader)
         self.readers -= 1
-        self.dropped += reader.stalled
+        reader.visit.over("slow" if reader.stalled else "left" if reader.gone else "cut")
+        if reader.stalled:
+            self.dropped += 1
+            self.streams.reads.slow["drop"] += 1
         if not self.readers:  # the streams may outlive this Delivery: `follow` makes one for a single response
             self.streams.on_drain.remove(self.rounds.again)
 
@@ -108,8 +121,13 @@ class Delivery:
         found = (one.standing for one in self.rounds if isinstance(one, Reader))
         return (standing for standing in found if standing.stream == stream)
 
+    def _wrote(self, frames: Frames) -> None:
+        now, wrote = self.streams.clock(), self.streams.reads.wrote
+        for frame, events, times in frames.written():
+            wrote(frame.transport, events, len(frame.data), (now - frame.since) / 1000, times)
+
     def statistics(self) -> dict[str, int]:
-        """Readers now, responses served so far, and those dropped for not reading."""
+        """Readers now, responses served so far, and those dropped for not reading; `Streams.reads` knows more."""
         return {"readers": self.readers, "served": self.served, "dropped": self.dropped}
 
 

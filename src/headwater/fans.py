@@ -13,8 +13,8 @@ Knows tails and the loop's clock; nothing of formats or connections.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
-from typing import Final, Protocol
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, NamedTuple, Protocol
 
 from headwater.hub import Tail
 from headwater.model import BEGINNING, Offset
@@ -26,27 +26,53 @@ _LOOKED_AT_ONCE: Final = 32
 """Readers between two looks at the clock."""
 
 
+class Frame(NamedTuple):
+    """The bytes that lead some readers on to `end`."""
+
+    data: bytes
+    end: Offset
+    since: int
+    """When the first of their messages was appended, ms."""
+    transport: str
+
+
 class Frames:
     """What was made in one slice: by what a reader is and where it stands, the bytes, and where it stands then.
 
     The newest stands apart, to be compared by identity: in nearly every slice it is the same for all.
     """
 
-    __slots__ = ("_made", "data", "end", "key", "start")
+    __slots__ = ("_made", "_times", "count", "data", "end", "key", "start")
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, tuple[bytes, Offset]] = {}
+        self._made: dict[tuple[Hashable, Offset], Frame] = {}
+        self._times: dict[tuple[Hashable, Offset], int] = {}
+        self.count = 0
+        """To how many readers the newest was written since it became that."""
         self.key: Hashable = None
         self.start = self.end = BEGINNING
         self.data = b""
 
-    def find(self, key: Hashable, start: Offset) -> tuple[bytes, Offset] | None:
+    def find(self, key: Hashable, start: Offset) -> Frame | None:
         """What was made for readers of this `key` that stand there."""
         return self._made.get((key, start))
 
-    def keep(self, key: Hashable, start: Offset, data: bytes, end: Offset) -> None:
-        self._made[key, start] = data, end
-        self.key, self.start, self.data, self.end = key, start, data, end
+    def keep(self, key: Hashable, start: Offset, frame: Frame) -> None:
+        self._note()
+        self._made[key, start] = frame
+        self.key, self.start, self.data, self.end = key, start, frame.data, frame.end
+
+    def written(self) -> Iterator[tuple[Frame, int, int]]:
+        """Each, the messages in it, and to how many readers it was written."""
+        self._note()
+        for (key, start), times in self._times.items():
+            frame = self._made[key, start]
+            yield frame, frame.end.position - start.position, times
+
+    def _note(self) -> None:
+        if self.count:
+            self._times[self.key, self.start] = self._times.get((self.key, self.start), 0) + self.count
+            self.count = 0
 
 
 class Waiting(Protocol):
@@ -59,8 +85,9 @@ class Waiting(Protocol):
 class Fan:
     """Those of one tail. Called on the loop only."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Tail, wrote: Callable[[Frames], None]) -> None:
         self.tail = tail
+        self._wrote = wrote
         self._readers: dict[Waiting, None] = {}
         self._left: list[Waiting] = []  # of the round that goes on
         self._wakes = 0
@@ -107,6 +134,7 @@ class Fan:
                     reader.pull(frames, now)
             del left[-_LOOKED_AT_ONCE:]
             now = time()
+        self._wrote(frames)
         if left or self._again or self._wakes != self.tail.wakes:
             self.wake()
 
@@ -114,8 +142,10 @@ class Fan:
 class Fans:
     """All of one Delivery, by tail."""
 
-    def __init__(self) -> None:
+    def __init__(self, wrote: Callable[[Frames], None]) -> None:
+        """`wrote` is told what was written in each slice."""
         self._fans: dict[Tail, Fan] = {}
+        self._wrote = wrote
 
     def __repr__(self) -> str:
         return f"<Fans [{len(self._fans)} tails]>"
@@ -124,7 +154,7 @@ class Fans:
         """Wait there. Whoever joins has looked after the tail's last wake, or calls `Fan.look`."""
         fan = self._fans.get(tail)
         if fan is None:
-            fan = self._fans[tail] = Fan(tail)
+            fan = self._fans[tail] = Fan(tail, self._wrote)
             fan._wakes = tail.wakes
             tail.on_wake.append(fan.wake)
         fan.add(reader)

@@ -84,6 +84,12 @@ class Tail:
         end = bisect_right(self._sums, self._sums[index] + max_bytes) - 1
         return self._messages[index : min(max(end, index + 1), index + MOST_MESSAGES)]
 
+    def time_after(self, offset: Offset, otherwise: int) -> int:
+        """When the message after `offset` was appended, ms, or the oldest in the ring, where that one is older;
+        `otherwise` where there is none."""
+        found = self.messages(offset, 1) or self._messages[:1]
+        return found[0].time if found else otherwise
+
     def reaches(self, offset: Offset) -> bool:
         """Whether the ring goes up to `offset` or beyond it."""
         return offset.generation == self._generation and offset.position <= self._base + len(self._messages)

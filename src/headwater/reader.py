@@ -25,12 +25,13 @@ from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
-from headwater.fans import Fan, Fans, Frames
+from headwater.fans import Fan, Fans, Frame, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.model import Head, Offset, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.streams import Streams
+from headwater.visits import Visit
 
 _store_log = logging.getLogger("headwater.store")
 """For the server's operator: clients are told no more than that the store is away."""
@@ -94,12 +95,13 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
+        visit: Visit,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
-        self._on_over = on_over
+        self.visit, self._on_over = visit, on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -178,21 +180,25 @@ class Reader:
             if page is not None:
                 data = self._rendered(page)
                 await self._write(data)
+                self.visit.wrote(page, len(data))
                 if not (data or page.up_to_date):
                     await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
                 self._anchored = self._anchored or bool(page.messages)
+                self.visit.ended = "ended" if page.closed else ""
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
                 if page.closed:
                     await self._finish(self._format.ending(page))
                     return
                 if self._format.pauses(page):
+                    self.visit.ended = "paused"
                     await self._finish(b"")
                     return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
             if self._clock() >= self._rotate_at and self._anchored and not self.gone:
+                self.visit.ended = "rotated"
                 standing = self._standing(up_to_date=page is None or page.up_to_date)
                 await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
                 return
@@ -248,6 +254,7 @@ class Reader:
     async def _interrupt(self, error: HeadwaterError) -> None:
         if isinstance(error, StoreError) and self._streams.is_open:
             _store_log.error("a request failed: %s", error)
+        self.visit.ended = error.code
         for tell in self._streams.on_interruption:
             tell(error)
         said = self._format.interruption(error)
@@ -267,6 +274,7 @@ class Reader:
             tail.discard(self._waiter)
             self._waiter = None
         if self._is_silent() and not self.gone:
+            self._streams.reads.heartbeats += 1
             await self._write(self._format.heartbeat)
 
     def _is_silent(self) -> bool:
@@ -328,6 +336,8 @@ class Reader:
         self._anchored = True
         if frames.data:
             self._last_write = now
+            frames.count += 1
+            self.visit.bytes += len(frames.data)
             line.write(frames.data)
 
     def _framed(self, frames: Frames) -> bool:
@@ -341,11 +351,11 @@ class Reader:
                 if self._streams.draining or not cursor.at_tail:
                     self._unpark()
                 return False
-        frames.keep(key, start, *made)
-        cursor.offset = made[1]
+        frames.keep(key, start, made)
+        cursor.offset = made.end
         return True
 
-    def _made(self) -> tuple[bytes, Offset] | None:
+    def _made(self) -> Frame | None:
         """The bytes of all that is new and where they lead; None where there is more to it."""
         page = None if self._streams.draining else self._cursor.ready()
         if page is None or page.closed or not page.up_to_date:
@@ -354,7 +364,7 @@ class Reader:
             return None
         if self._format.pauses(page):
             return None
-        return framed(self._format.render(page)), page.next
+        return Frame(framed(self._format.render(page)), page.next, page.messages[0].time, self.visit.transport)
 
     def resume(self) -> None:
         """There is room again."""
@@ -389,6 +399,7 @@ class Reader:
             self.wake()
         elif self._is_silent() and self._line is not None:
             self._last_write = self._clock()
+            self._streams.reads.heartbeats += 1
             self._line.write(framed(self._format.heartbeat))
 
     def _give_up(self) -> None:
