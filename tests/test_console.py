@@ -6,6 +6,7 @@ import json
 
 import msgspec
 import pytest
+from ag_ui.core import TextMessageContentEvent, TextMessageEndEvent, TextMessageStartEvent
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -15,7 +16,7 @@ from headwater.cli.serving import _ready
 from headwater.formats.entries import entry_of
 from headwater.http import App
 from headwater.http.auth import Keys
-from headwater.http.console.figures import FIGURES
+from headwater.http.console.figures import FIGURES, quantile
 from headwater.http.console.history import STEPS, Figure, History
 from headwater.model import Message, Offset
 from headwater.server import ServeConfig
@@ -126,7 +127,7 @@ async def test_figures_come_each_second_after_their_past():
         reader = await site.call("GET", "a?format=sse").started()
         await site.post("a", "yz")
         row = told(await first.until(b"\n\n"))
-        assert (row["readers"], row["appended"], row["bytes"], row["served"]) == (1, 2, 3, 1)
+        assert (row["readers"], row["appended"], row["bytes"], row["came"]) == (1, 2, 3, 1)
         assert row["at"] == START_MS / 1000 + 1
         assert told(await first.until(b"\n\n"))["appended"] == 0
 
@@ -179,6 +180,47 @@ async def test_a_run_that_ends_is_counted_for_a_minute():
         assert (seen[1], sum(seen)) == (1, 60)
         await call.leave()
         await site.app.console.aclose()
+
+
+@virtual_time
+async def test_a_run_s_pace_and_the_lag_of_readers_are_told():
+    class Says:
+        name = "says"
+
+        async def run(self, input, sink):  # noqa: A002
+            await asyncio.sleep(0.5)
+            await sink.emit(TextMessageStartEvent(message_id="m", role="assistant"))
+            for _ in range(5):
+                await sink.emit(TextMessageContentEvent(message_id="m", delta="x"))
+                await asyncio.sleep(0.1)
+            await sink.emit(TextMessageEndEvent(message_id="m"))
+
+    async with console(sources=[Says()]) as site:
+        call = await figures(site)
+        await site.put("a", "x", "text/plain")
+        slow = await site.call("GET", "a?format=sse").started()
+        slow.stall()
+        await site.ask("POST", "/v1/runs", '{"agent": "says", "input": "hi"}', content_type=JSON)
+        for _ in range(4):
+            await site.post("a", "x", "text/plain")
+        row = [told(await call.until(b"\n\n")) for _ in range(3)][-1]
+        assert 320 <= row["first_token_p50"] <= row["first_token_p99"] <= 640  # the bucket that half a second is in
+        assert 80 <= row["gap_p50"] <= 160
+        assert (row["behind"], row["lagging"]) in ((3, 1), (4, 1))  # one may have been given to the connection
+        assert (row["completed"], row["running"]) == (1, 0)
+        await slow.leave()
+        row = [told(await call.until(b"\n\n")) for _ in range(2)][-1]
+        assert (row["behind"], row["lagging"], row["readers"]) == (0, 0, 0)
+        await call.leave()
+        await site.app.console.aclose()
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "wanted"),
+    [([4, 0, 0], 0.5, 5), ([0, 4, 0], 0.5, 15), ([2, 2, 0], 0.5, 10), ([1, 1, 2], 0.99, 20), ([0, 0, 1], 0.5, 20)],
+)
+def test_a_quantile_is_within_its_bucket_and_never_beyond_the_last(counts, share, wanted):
+    assert quantile((10, 20), counts, share) == wanted
 
 
 def test_the_past_is_bounded_and_folded():
@@ -274,8 +316,8 @@ async def test_readers_are_told_with_what_they_lack_and_without_who_they_are():
         await asyncio.sleep(2)
         answer = await site.ask("GET", "/console/api/readers/a")
         readers = answer.json()["readers"]
-        assert [(one["transport"], one["behind"], one["stalled"]) for one in readers][1] == ("SSE", 0, False)
-        assert (readers[0]["transport"], readers[0]["stalled"], answer.json()["count"]) == ("NDJSON", True, 2)
+        assert [(one["transport"], one["behind"], one["stalled"]) for one in readers][1] == ("sse", 0, False)
+        assert (readers[0]["transport"], readers[0]["stalled"], answer.json()["count"]) == ("ndjson", True, 2)
         assert all(one["silent"] >= 2 for one in readers)
         slow.take()
         assert set(readers[0]) == {"transport", "offset", "behind", "silent", "stalled"}

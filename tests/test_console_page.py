@@ -236,7 +236,7 @@ async def test_readers_formats_and_downloads(server: Server, tab: Tab) -> None:
         assert await anext(lines) == "1"
         async with tab(server, "#/stream/read") as page:
             await page.locator("[data-which=readers]").click()
-            await page.locator(".panel td", has_text="NDJSON").wait_for()
+            await page.locator(".panel td", has_text="ndjson").wait_for()
             assert await page.locator(".panel tbody tr").count() == 2
             await page.locator("[data-which=formats]").click()
             for name, wanted in (("sse", "data:1"), ("ndjson", "2"), ("durable", "data:[1,2,3]")):

@@ -59,6 +59,8 @@ def _beginning(data: bytes) -> str:
 class Entries(ServerSentEvents):
     """Live: an event for each message, whose id is the offset after it, and `event: end` as with `format=sse`."""
 
+    transport = "console"
+
     def __init__(self, most: int) -> None:
         """`most`: bytes of a message that are shown."""
         super().__init__("application/json")

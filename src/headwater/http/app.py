@@ -95,7 +95,7 @@ class App:
         self._pages = dict(pages or {})
         if self.metrics is not None:
             self._pages["/metrics"] = self.metrics.page
-        self.console = Console(self.delivery, runs, self._admission, self._sockets) if console else None
+        self.console = Console(self.delivery, runs, self._admission, self._sockets, self.traffic) if console else None
         if self.console is not None:
             self._pages |= dict.fromkeys(("/console", "/console/"), self.console)
         longest_first = sorted(self._pages.items(), key=lambda pair: -len(pair[0]))

@@ -93,7 +93,6 @@ class Feed:
                 await self._every_second()
         finally:
             self._begun.clear()
-            self._sampler.end()
             self._watched.on_drain.remove(self._own.drain)
 
     async def _every_second(self) -> None:

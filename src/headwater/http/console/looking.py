@@ -23,7 +23,6 @@ from headwater.http.admission import Admission
 from headwater.http.exchange import Exchange
 from headwater.http.socket import SocketResource
 from headwater.model import Head, Offset
-from headwater.reader import Standing
 from headwater.streams import Streams
 
 MOST_ENTRIES: Final = 1000
@@ -32,7 +31,6 @@ MOST_SHOWN: Final = 1024 * 1024
 """Bytes of a message that may be asked for; SHOWN where nobody asks."""
 SHOWN: Final = 4096
 PREVIEW_BYTES: Final = 128 * 1024
-_TRANSPORTS: Final = {"text/event-stream": "SSE", "application/x-ndjson": "NDJSON", "text/plain": "text"}
 
 
 class Looking:
@@ -77,7 +75,7 @@ class Looking:
     def _http_readers(self, name: str, tail: int) -> Iterator[dict[str, Any]]:
         for one in self._delivery.standing(name):
             yield {
-                "transport": _transport(one),
+                "transport": one.format.transport,
                 "offset": str(one.offset),
                 "behind": max(0, tail - one.offset.position),
                 "silent": round(one.silent_seconds, 1),
@@ -90,7 +88,7 @@ class Looking:
                 if channel.stream == name and channel.cursor is not None:
                     at = channel.cursor.offset
                     yield {
-                        "transport": "WebSocket",
+                        "transport": "websocket",
                         "offset": str(at),
                         "behind": max(0, tail - at.position),
                         "silent": round(socket.silent_seconds, 1),
@@ -174,12 +172,6 @@ def _of_runs() -> dict[str, Callable[[str, str], Format]]:
         "openai-chat": lambda run_id, agent: ChatChunks(ChatFold(run_id, agent)),
         "langgraph": lambda run_id, agent: LangGraphEvents(("messages-tuple", "values"), run_id),
     }
-
-
-def _transport(one: Standing) -> str:
-    if isinstance(one.format, Entries):
-        return "console"
-    return _TRANSPORTS.get(one.format.content_type.partition(";")[0], one.format.content_type)
 
 
 def _standing(head: Head) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     /console/                          the page; it may be loaded by everybody, as it shows nothing by itself
     /console/api/about                 who asks, and what there is here
-    /console/api/figures               the server's figures, live (`feed`): takes `list` of all streams
+    /console/api/figures               the server's figures, live (`feed`): takes `observe`, as `/metrics` does
     /console/api/{entries,live,readers,formats,preview,download}/{stream}: takes `read` of the stream (`looking`)
 
 Everything else the page needs is the public surface: streams, runs, approvals. Knows the auth seam and HTTP.
@@ -29,6 +29,7 @@ from headwater.http.console.figures import Sampler
 from headwater.http.console.looking import Looking, formats_of
 from headwater.http.exchange import Exchange
 from headwater.http.socket import SocketResource
+from headwater.http.traffic import Traffic
 from headwater.problems import not_allowed
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
@@ -36,6 +37,9 @@ if TYPE_CHECKING:  # runs need an extra that streams do not
 
 PATH: Final = "/console"
 API: Final = "/console/api/"
+
+RESOURCE: Final = "headwater/metrics"
+"""What a key has to be allowed to `observe`: the figures are those of `/metrics`."""
 
 _TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
@@ -49,10 +53,17 @@ POLICY: Final = (
 class Console:
     """The console of one application."""
 
-    def __init__(self, delivery: Delivery, runs: Runs | None, admission: Admission, sockets: SocketResource) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        runs: Runs | None,
+        admission: Admission,
+        sockets: SocketResource,
+        traffic: Traffic,
+    ) -> None:
         self._streams, self._runs, self._admission = delivery.streams, runs, admission
         self._looking = Looking(delivery, admission, sockets)
-        self._feed = Feed(delivery.streams, Sampler(delivery, runs, admission))
+        self._feed = Feed(delivery.streams, Sampler(delivery.streams, runs, traffic))
 
     def __repr__(self) -> str:
         return f"<Console {self._feed!r}>"
@@ -79,7 +90,7 @@ class Console:
         if what == "about":
             return self._about(exchange)
         if what == "figures":
-            exchange.authorize("list", "")
+            exchange.authorize("observe", RESOURCE)
             await self._feed.respond(exchange, self._admission)
             return None
         raise NotFound("there is nothing at this path")
@@ -110,7 +121,7 @@ class Console:
             "durable": self._streams.store.durable,
             "key": not exchange.auth.open_to_all,
             "name": principal.name,
-            "figures": exchange.allows("list", ""),
+            "figures": exchange.allows("observe", RESOURCE),
             "runs": self._runs is not None,
             "agents": sorted(self._runs.agents) if self._runs is not None else [],
         }

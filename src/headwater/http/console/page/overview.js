@@ -20,25 +20,27 @@ const CHARTS = [
     { figure: "appended", label: "appended", fill: true }, { figure: "delivered", label: "delivered" }] },
   { title: "Bytes per second", unit: bytes, lines: [{ figure: "bytes", label: "appended", fill: true }] },
   { title: "Runs", unit: short, lines: [
-    { figure: "running", label: "running", fill: true }, { figure: "waiting", label: "waiting" }] },
+    { figure: "running", label: "made here now", fill: true }] },
   { title: "Runs that ended in the last minute", unit: short, lines: [
     { figure: "completed", label: "completed" }, { figure: "failed", label: "failed" },
     { figure: "cancelled", label: "cancelled" }] },
   { title: "Time to first token", unit: ms, lines: [
     { figure: "first_token_p50", label: "p50" }, { figure: "first_token_p95", label: "p95" },
     { figure: "first_token_p99", label: "p99" }] },
-  { title: "Gap between events", unit: ms, lines: [
-    { figure: "gap_p50", label: "p50" }, { figure: "gap_p95", label: "p95" }, { figure: "gap_p99", label: "p99" }] },
+  { title: "Gap between a run's events", unit: ms, lines: [
+    { figure: "gap_p50", label: "p50" }, { figure: "gap_p95", label: "p95" }, { figure: "gap_p99", label: "p99" }],
+    note: "Between appends to the stream of one run, within the last minute" },
   { title: "Append to socket", unit: ms, lines: [
     { figure: "delivery_p50", label: "p50" }, { figure: "delivery_p95", label: "p95" },
     { figure: "delivery_p99", label: "p99" }] },
   { title: "Readers behind", unit: short, lines: [
-    { figure: "lag_most", label: "events, the slowest", fill: true }, { figure: "lagging", label: "readers behind" }] },
-  { title: "Readers let go, per second", unit: rate, lines: [
-    { figure: "ended_client", label: "left" }, { figure: "ended_whole", label: "whole" },
-    { figure: "dropped", label: "not reading" }, { figure: "refused", label: "refused" }],
-    note: "Why responses to readers ended: the client went away; the stream was over; it did not read" },
-  { title: "Readers that came, per second", unit: rate, lines: [{ figure: "served", label: "responses", fill: true }] },
+    { figure: "behind", label: "events, the slowest", fill: true }, { figure: "lagging", label: "readers" }] },
+  { title: "Readers that left, per second", unit: rate, lines: [
+    { figure: "left", label: "gone" }, { figure: "ended", label: "stream over" }, { figure: "slow", label: "too slow" },
+    { figure: "cut", label: "other" }],
+    note: "Why responses to readers ended: they went away; the stream was over; they took nothing; another reason" },
+  { title: "Came and refused, per second", unit: rate, lines: [
+    { figure: "came", label: "readers came", fill: true }, { figure: "refused", label: "requests refused" }] },
   { title: "Event loop late by", unit: ms, lines: [{ figure: "loop_lag", label: "at most", fill: true }],
     note: "The longest delay of the server's event loop: above 50 ms every reader notices" },
   { title: "CPU of the process", unit: percent, lines: [{ figure: "cpu", label: "of one core", fill: true }] },
@@ -87,7 +89,7 @@ export function mount(root, place, known) {
     }
     draw();
   }, (error) => grid.replaceChildren(h("p", { class: "notice" },
-    error.status === 403 ? "This key may not list all streams, so it is not shown the figures of the server."
+    error.status === 403 ? "This key may not observe headwater/metrics, so it is not shown the figures of the server."
       : error.message)));
 
   function begin(figures) {
