@@ -40,10 +40,6 @@ export const sign = (path) =>
 export const SIGNS = {
   play: "M5 3.5v9l7-4.5z",
   pause: "M5 3.5v9M11 3.5v9",
-  live: "M8 8h.01M4.5 4.5a5 5 0 0 0 0 7M11.5 4.5a5 5 0 0 1 0 7",
-  down: "M8 3v8M4.5 7.5 8 11l3.5-3.5M3 13.5h10",
-  back: "M9.5 3.5 5 8l4.5 4.5",
-  on: "M6.5 3.5 11 8l-4.5 4.5",
 };
 
 /** Calls `work` at once and every `seconds`, one after the other, while the page is seen. Gives what ends it. */

@@ -24,7 +24,6 @@ export class Log {
     this.generation = null;
     this.known = false;
     this.gone = null;
-    this.rate = 0;
     this.pages = new Map();
     this.asked = new Set();
     this.end = () => {};

@@ -9,7 +9,8 @@ import { Chart } from "./charts.js";
 import { h, soon } from "./dom.js";
 import { bytes, short, span } from "./fmt.js";
 
-const ms = (value) => span(value);
+/** Short: three of them stand beside each other. */
+const ms = (value) => (value >= 60_000 ? `${Math.round(value / 1000)} s` : span(value));
 const rate = (value) => short(value);
 const percent = (value) => (Number.isFinite(value) ? `${short(value)} %` : "–");
 
@@ -36,7 +37,7 @@ const CHARTS = [
   { title: "Readers behind", unit: short, lines: [
     { figure: "behind", label: "events, the slowest", fill: true }, { figure: "lagging", label: "readers" }] },
   { title: "Readers that left, per second", unit: rate, lines: [
-    { figure: "left", label: "gone" }, { figure: "ended", label: "stream over" }, { figure: "slow", label: "too slow" },
+    { figure: "left", label: "gone" }, { figure: "ended", label: "over" }, { figure: "slow", label: "slow" },
     { figure: "cut", label: "other" }],
     note: "Why responses to readers ended: they went away; the stream was over; they took nothing; another reason" },
   { title: "Came and refused, per second", unit: rate, lines: [

@@ -139,6 +139,7 @@ export class Player {
     const first = log.get(log.start);
     const passed = last && first ? ` · +${span(last.time - first.time)}` : "";
     say(this.where, log.known ? `${count(shown)} of ${count(log.tail)}${last ? ` · ${clock(last.time)}` : ""}${passed}` : "");
+    range.setAttribute("aria-valuetext", this.where.textContent);
     this.element.dataset.shown = String(shown);
     this.element.dataset.mode = this.replay.playing ? "replay" : this.live ? "live" : "at";
   }
