@@ -223,6 +223,8 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
             AsyncExitStack() as beside,
         ):
             metrics.begin()
+            if app.console is not None:
+                app.console.begin()  # with the first request it would, too: its past is to begin before
             if config.metrics_port is not None:
                 at = await beside.enter_async_context(_metrics_site(metrics, config, config.metrics_port))
                 logging.getLogger("headwater.server").info("metrics are at %s", at)

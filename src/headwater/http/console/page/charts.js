@@ -27,10 +27,11 @@ function colour(name) {
 const TONES = ["--accent", "--tone-2", "--tone-3", "--tone-4"];
 const DASHES = [[], [5, 3], [2, 2], [8, 3, 2, 3]];
 
-/** { title, unit(value), lines: [{ figure, label, fill? }] } */
+/** { title, unit(value), lines: [{ figure, label, fill? }], least? }; `least`: to which the scale goes at any rate. */
 export class Chart {
-  constructor({ title, unit, lines, note }) {
+  constructor({ title, unit, lines, note, least = 1 }) {
     this.lines = lines;
+    this.least = least;
     this.unit = unit;
     this.values = lines.map(() => h("b", {}, "–"));
     this.plot = h("div", { class: "plot" });
@@ -83,7 +84,7 @@ export class Chart {
       width, height: HEIGHT, padding: [6, 14, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 5 }, sync: { key: "overview" } },
-      scales: { x: { time: true }, y: { range: (_, __, most) => [0, Math.max(most * 1.15, 1)] } },
+      scales: { x: { time: true }, y: { range: (_, __, most) => [0, Math.max(most * 1.15, this.least)] } },
       axes: [
         { ...axis, size: 22, space: 46, grid: { show: false }, values: (_, times) => times.map(hours) },
         { ...axis, size: 52, space: 34, gap: 3, grid: { stroke: line, width: 1 },

@@ -19,19 +19,19 @@ const CHARTS = [
     note: "Responses that follow a stream now" },
   { title: "Events per second", unit: rate, lines: [
     { figure: "appended", label: "appended", fill: true }, { figure: "delivered", label: "delivered" }] },
-  { title: "Bytes per second", unit: bytes, lines: [{ figure: "bytes", label: "appended", fill: true }] },
+  { title: "Bytes per second", unit: bytes, least: 100, lines: [{ figure: "bytes", label: "appended", fill: true }] },
   { title: "Runs", unit: short, lines: [
     { figure: "running", label: "made here now", fill: true }] },
   { title: "Runs that ended in the last minute", unit: short, lines: [
     { figure: "completed", label: "completed" }, { figure: "failed", label: "failed" },
     { figure: "cancelled", label: "cancelled" }] },
-  { title: "Time to first token", unit: ms, lines: [
+  { title: "Time to first token", unit: ms, least: 10, lines: [
     { figure: "first_token_p50", label: "p50" }, { figure: "first_token_p95", label: "p95" },
     { figure: "first_token_p99", label: "p99" }] },
-  { title: "Gap between a run's events", unit: ms, lines: [
+  { title: "Gap between a run's events", unit: ms, least: 10, lines: [
     { figure: "gap_p50", label: "p50" }, { figure: "gap_p95", label: "p95" }, { figure: "gap_p99", label: "p99" }],
     note: "Between appends to the stream of one run, within the last minute" },
-  { title: "Append to socket", unit: ms, lines: [
+  { title: "Append to socket", unit: ms, least: 10, lines: [
     { figure: "delivery_p50", label: "p50" }, { figure: "delivery_p95", label: "p95" },
     { figure: "delivery_p99", label: "p99" }] },
   { title: "Readers behind", unit: short, lines: [
@@ -42,9 +42,9 @@ const CHARTS = [
     note: "Why responses to readers ended: they went away; the stream was over; they took nothing; another reason" },
   { title: "Came and refused, per second", unit: rate, lines: [
     { figure: "came", label: "readers came", fill: true }, { figure: "refused", label: "requests refused" }] },
-  { title: "Event loop late by", unit: ms, lines: [{ figure: "loop_lag", label: "at most", fill: true }],
+  { title: "Event loop late by", unit: ms, least: 10, lines: [{ figure: "loop_lag", label: "at most", fill: true }],
     note: "The longest delay of the server's event loop: above 50 ms every reader notices" },
-  { title: "CPU of the process", unit: percent, lines: [{ figure: "cpu", label: "of one core", fill: true }] },
+  { title: "CPU of the process", unit: percent, least: 10, lines: [{ figure: "cpu", label: "of one core", fill: true }] },
 ];
 const RANGES = [["5 min", 1, 300], ["1 h", 10, 3600], ["24 h", 300, 86_400]];
 
