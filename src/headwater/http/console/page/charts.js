@@ -25,7 +25,7 @@ function colour(name) {
 
 /** The first line is the one that counts; the others are told apart by their dashes as well as by their tone. */
 const TONES = ["--accent", "--tone-2", "--tone-3", "--tone-4"];
-const DASHES = [[], [5, 3], [2, 2], [8, 3, 2, 3]];
+const DASHES = [[], [5, 3], [2, 2], []];
 
 /** { title, unit(value), lines: [{ figure, label, fill? }], least? }; `least`: to which the scale goes at any rate. */
 export class Chart {

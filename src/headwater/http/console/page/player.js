@@ -246,7 +246,7 @@ export class Player {
 
   async showFormats() {
     const choice = h("select", { "aria-label": "Format" });
-    const body = h("pre", { class: "body", tabindex: "0" });
+    const body = h("pre", { class: "body bytes", tabindex: "0" });
     const facts = h("p", { class: "soft" });
     this.panels.formats.replaceChildren(h("div", { class: "row-of" }, choice, facts), body);
     const show = async () => {
