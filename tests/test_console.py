@@ -65,6 +65,8 @@ async def test_the_page_is_served_and_may_load_nothing_from_elsewhere():
         for name in ("nothing.js", "../app.py", "vendor/uPlot.LICENSE", "page/main.js", "api/what", "api/what/s"):
             refused(await site.ask("GET", f"/console/{name}"), 404, "not_found")
         assert (await site.ask("POST", "/console/")).status == 405
+        assert (await site.ask("HEAD", "/console/api/figures")).headers["allow"] == "GET"
+        assert (await site.ask("HEAD", "/console/")).status == 200
         await site.app.console.aclose()
 
 
@@ -443,12 +445,20 @@ async def test_streams_are_searched_by_state_and_by_a_part_of_their_name(monkeyp
         refused(await site.ask("GET", "/v1/streams?state=gone"), 400, "bad_request")
 
 
-async def test_the_figures_end_with_the_streams():
-    async with Streams("memory:") as streams:
-        app = App(streams, console=True)
-        await Client(app).ask("GET", "/healthz")
-        task = app.console._feed._task
-        assert task is not None
-        await app.console.aclose()
-        assert task.cancelled()
+@virtual_time
+async def test_the_figures_end_with_the_streams_and_begin_again_with_them():
+    streams = Streams("memory:")
+    app = App(streams, console=True)
+    client = Client(app)
+    for _ in range(2):
+        async with streams:
+            call = await client.call("GET", "/console/api/figures").started()
+            await call.until(b"data:[")
+            await call.leave()
+        await asyncio.sleep(2)
         assert streams.on_drain == []
+    await app.console.aclose()
+    async with streams:
+        await client.ask("GET", "/healthz")
+        await app.console.aclose()
+        assert app.console._feed._task is None

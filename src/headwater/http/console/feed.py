@@ -56,7 +56,8 @@ class Feed:
 
     def begin(self) -> None:
         """Begin to watch, unless it does so already."""
-        if self._task is None and self._watched.is_open and not self._watched.draining:
+        is_over = self._task is None or self._task.done()
+        if is_over and self._watched.is_open and not self._watched.draining:
             self._task = asyncio.create_task(self._watch(), name="headwater-console-feed")
 
     async def aclose(self) -> None:
@@ -69,7 +70,7 @@ class Feed:
 
     async def respond(self, exchange: Exchange, admission: Admission) -> None:
         """The feed, for as long as this client wants it. Raises Draining, TooManyRequests."""
-        if self._task is None or self._watched.draining:
+        if self._task is None or self._task.done() or self._watched.draining:
             raise Draining("the server is going away; connect again")
         await self._begun.wait()
         cursor = await self._own.cursor(STREAM, "now")  # before the history is told: a second twice, but none missing

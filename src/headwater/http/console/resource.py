@@ -23,6 +23,7 @@ from starlette.responses import RedirectResponse, Response
 from headwater import __version__
 from headwater.delivery import Delivery
 from headwater.errors import NotFound
+from headwater.http.access import may_read
 from headwater.http.admission import Admission
 from headwater.http.console.feed import Feed
 from headwater.http.console.figures import Sampler
@@ -77,9 +78,10 @@ class Console:
 
     async def __call__(self, exchange: Exchange) -> Response | None:
         """The answer to what is asked below `/console`; None where it was sent already."""
-        if exchange.method not in ("GET", "HEAD"):
-            return not_allowed(["GET"])
         path = exchange.path
+        methods = ["GET"] if path.startswith(API) else ["GET", "HEAD"]  # some of the API's answers have no end
+        if exchange.method not in methods:
+            return not_allowed(methods)
         if path == PATH:
             return RedirectResponse(f"{exchange.prefix}{PATH}/", 307)
         if not path.startswith(API):
@@ -109,7 +111,7 @@ class Console:
             case "download":
                 return await self._looking.download(exchange, name)
             case "formats":
-                exchange.authorize("read", name)
+                may_read(exchange, name)
                 return _json({"formats": formats_of(name, await self._streams.head(name))})
         raise NotFound("there is nothing at this path")
 
