@@ -78,6 +78,7 @@ export function mount(root, place) {
     if (by > 0 && next !== null) pages.push(next);
     else if (by < 0 && pages.length > 1) pages.pop();
     else return;
+    next = null; // of the page that is on its way nobody knows yet
     table.element.scrollTop = 0;
     refresh();
   }
