@@ -59,7 +59,7 @@ headwater
   __version__
 headwater.http
   App(streams, runs=None, *, auth=None, origins=None, delivery=None, admission=None, long_poll_seconds=30.0,
-        pages=None, subscriptions=None, metrics=False)
+        pages=None, subscriptions=None, metrics=False, console=False)
     numbers(self, directory=None)
   StreamResponse(content, request, *, status_code=200, headers=None, media_type='text/event-stream', owner='',
         framed=None, ttl=3600)
@@ -181,8 +181,8 @@ headwater.server
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         sse_max_seconds=None, join_ms=0, slow=…, retention=(), max_appends_per_second=None, max_readers=None,
         max_readers_per_client=None, log_level='info', log_format='human', metrics_port=None,
-        metrics_host='127.0.0.1', metrics_dir=None, public_url=None, pages=…, on_shutdown='resume',
-        most_resumptions=5, proxy=…)
+        metrics_host='127.0.0.1', metrics_dir=None, public_url=None, console=True, pages=…,
+        on_shutdown='resume', most_resumptions=5, proxy=…)
   listen(host, port)
   run(config, ready=None)
   async serve(config, ready=None)

@@ -10,7 +10,7 @@ Knows streams, formats and ASGI. Cancellation of a response leaves nothing behin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from headwater.cursor import Cursor
@@ -19,7 +19,7 @@ from headwater.formats.format import Format
 from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
 from headwater.policy import Policy
-from headwater.reader import LAST_WRITE_SECONDS, ROTATION_JITTER, Reader, Stay
+from headwater.reader import LAST_WRITE_SECONDS, ROTATION_JITTER, Reader, Standing, Stay
 from headwater.rounds import Rounds
 from headwater.slow import Keeping, Slow
 from headwater.streams import Streams
@@ -128,6 +128,11 @@ class Delivery:
             self.streams.reads.slow["drop"] += 1
         if not self.readers:  # the streams may outlive this Delivery: `follow` makes one for a single response
             self.streams.on_drain.remove(self.rounds.again)
+
+    def standing(self, stream: str) -> Iterator[Standing]:
+        """Those who follow `stream` now."""
+        found = (one.standing for one in self.rounds if isinstance(one, Reader))
+        return (standing for standing in found if standing.stream == stream)
 
     def _wrote(self, frames: Frames) -> None:
         now, wrote = self.streams.clock(), self.streams.reads.wrote

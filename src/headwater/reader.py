@@ -25,7 +25,7 @@ from headwater.fans import Fan, Fans, Frame, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.joining import Joining
-from headwater.model import Head, Page
+from headwater.model import Head, Offset, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.policy import Policy
 from headwater.slow import Keeping
@@ -52,6 +52,19 @@ class Stay(NamedTuple):
     visit: Visit
     joining: Joining | None
     keeping: Keeping
+
+
+class Standing(NamedTuple):
+    """Where a reader stands, for who looks after the server."""
+
+    stream: str
+    offset: Offset
+    """It was given everything up to here."""
+    format: Format
+    silent_seconds: float
+    """Since the last write."""
+    is_full: bool
+    """The last write has not been taken yet."""
 
 
 class _Interrupted(Exception):
@@ -98,6 +111,12 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"<Reader of {self._cursor!r} in {self._format!r}{' [waits in a fan]' if self.is_parked else ''}>"
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands now."""
+        silent = self._clock() - self._last_write
+        return Standing(self._cursor.tail.name, self._cursor.offset, self._format, silent, self._waits_for_client)
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the head of the response, and go on until it is over, or waits in a fan. Raises Cut."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 ROUND_SECONDS: Final = 1.0
@@ -35,6 +36,9 @@ class Rounds:
 
     def __repr__(self) -> str:
         return f"<Rounds [{len(self._bucket_of)} looked after]>"
+
+    def __iter__(self) -> Iterator[Looked]:
+        return iter(list(self._bucket_of))
 
     def add(self, one: Looked) -> None:
         self._put(one, one.due())

@@ -135,6 +135,9 @@ MostResumptions = Annotated[
         "does not do so for ever. 0: never.",
     ),
 ]
+Console = Annotated[
+    bool, typer.Option("--console/--no-console", help="Serve /console, a page that shows streams, runs and figures.")
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option(
@@ -183,6 +186,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
     proxy: Proxies = None,
     on_shutdown: OnShutdown = "resume",
     most_resumptions: MostResumptions = 5,
+    console: Console = True,
     metrics_port: MetricsPort = None,
     metrics_host: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
     metrics_dir: MetricsDir = None,
@@ -191,9 +195,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
 
-    [bold]Examples[/]
-
-    [dim]$[/] headwater serve app.agents:assistant --store sqlite:////var/lib/app.db --host 0.0.0.0 --auth keys.toml
+    [bold]Example[/] [dim]$[/] headwater serve app.agents:helper --store sqlite:////var/lib/headwater.db --port 8000
     """
     from headwater.delivery import Slow
     from headwater.server import ServeConfig
@@ -209,7 +211,7 @@ def serve(  # noqa: PLR0913 -- the options of a command
         max_readers=max_readers, max_readers_per_client=max_readers_per_client,
         public_url=public_url,
         proxy=_upstreams(proxy or []),
-        on_shutdown=on_shutdown, most_resumptions=most_resumptions,
+        on_shutdown=on_shutdown, most_resumptions=most_resumptions, console=console,
         log_level=log_level,
         metrics_port=metrics_port, metrics_host=metrics_host, metrics_dir=metrics_dir,
         log_format=log_format,
@@ -228,7 +230,20 @@ def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
     with _bad_values_said():
         config = replace(config, agents=[load(spec) for spec in agents])
         agent_names(config.agents)
-    raise typer.Exit(run(config, lambda url: typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")))
+    raise typer.Exit(run(config, lambda url: _ready(config, url)))
+
+
+def _ready(config: ServeConfig, url: str) -> None:
+    from headwater.server.serve import offers_console
+
+    typer.echo(f"Headwater serves {config.store} at {url} (Ctrl-C ends it)")
+    if offers_console(config):
+        typer.echo(f"The console is at {url}/console")
+    elif config.console:
+        typer.echo(
+            f"The console is off: other machines reach {config.host}, and there are no keys. "
+            "It comes with --auth keys.toml, or on a loopback address (ssh -L 4437:127.0.0.1:4437)"
+        )
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from headwater.formats.format import Format
 from headwater.formats.lines import Lines, Raw
 from headwater.formats.sse import ServerSentEvents
 
+NAMES: Final = ("sse", "ndjson", "text")
+"""What `by_name` knows."""
+
 _Q: Final = re.compile(r"[01](\.\d{0,3})?", re.ASCII)
 
 
@@ -22,7 +25,7 @@ def by_name(name: str, content_type: str) -> Format:
         return Lines(content_type)
     if name == "text":
         return Raw(content_type)
-    raise NotAcceptable(f"there is no format {name!r}; choose sse, ndjson or text")
+    raise NotAcceptable(f"there is no format {name!r}; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
 
 
 def accepted(accept: str) -> str | None:

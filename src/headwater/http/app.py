@@ -22,6 +22,7 @@ from headwater.errors import NotFound
 from headwater.following import Following
 from headwater.http.admission import Admission
 from headwater.http.auth import Auth, OpenDoor
+from headwater.http.console.resource import Console
 from headwater.http.exchange import Exchange
 from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
@@ -52,7 +53,8 @@ if TYPE_CHECKING:  # runs need an extra that streams do not
 
 STREAMS: Final = "/v1/streams"
 
-Page = Callable[[Exchange], Awaitable[Response]]
+Page = Callable[[Exchange], Awaitable[Response | None]]
+"""None: it has answered already."""
 
 
 class App:
@@ -71,11 +73,13 @@ class App:
         pages: Mapping[str, Page] | None = None,
         subscriptions: Subscriptions | None = None,
         metrics: bool | str = False,
+        console: bool = False,
     ) -> None:
         """`runs`: serve `/v1/runs` too; `pages`: answers for further paths, made by the caller: exact ones, and what is
         below one that ends with a slash. One that has `aclose` is closed where the application is served alone.
         `metrics`: answer `/metrics`, too; a text is the directory by which the processes behind one port tell the sum
-        of all of them. Mounted elsewhere, have that closed: `lifespan(..., closing=[app.metrics])`.
+        of all of them. `console`: serve `/console`, which shows what streams hold to whoever may read them. Mounted
+        elsewhere, have them closed: `lifespan(..., closing=[app.metrics, app.console])`.
         """
         self.streams, self.runs, self.subscriptions = streams, runs, subscriptions
         self.delivery = delivery or (runs.delivery if runs is not None else Delivery(streams))
@@ -99,7 +103,11 @@ class App:
         self._pages = dict(pages or {})
         if self.metrics is not None:
             self._pages["/metrics"] = self.metrics.page
-        self._below = {path: page for path, page in self._pages.items() if path.endswith("/")}
+        self.console = Console(self.delivery, runs, self._admission, self._sockets, self.traffic) if console else None
+        if self.console is not None:
+            self._pages |= dict.fromkeys(("/console", "/console/"), self.console)
+        longest_first = sorted(self._pages.items(), key=lambda pair: -len(pair[0]))
+        self._below = {path: page for path, page in longest_first if path.endswith("/")}
         held: list[object] = [*self._pages.values(), self.metrics]
         self._closing = [page for page in held if isinstance(page, Closing)]
 
@@ -133,6 +141,8 @@ class App:
         line = line_of(scope)
         if line is not None:
             line.alone = line.is_reached_by(send)
+        if self.console is not None:
+            self.console.begin()
         exchange = Exchange(scope, receive, send, self._auth)
         added = [*SAFETY_HEADERS, *self._origins.headers(exchange.method, exchange.headers)]
         if self.metrics is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from headwater.cursor import Cursor
@@ -103,6 +103,9 @@ class Channels:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(list(self._by_id.values()))
 
     def get(self, number: int) -> Channel | None:
         return self._by_id.get(number)

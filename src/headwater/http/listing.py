@@ -5,9 +5,13 @@ Knows streams and who may read which. Nothing of a stream's content is shown, no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 import msgspec
 from starlette.responses import Response
 
+from headwater.errors import BadRequest
 from headwater.http.access import HOUSEKEEPING, may_read
 from headwater.http.exchange import Exchange
 from headwater.http.standing import earliest
@@ -17,21 +21,48 @@ from headwater.streams import Streams
 
 MOST_LISTED = 1000
 
+MOST_LOOKED_AT = 5000
+"""Streams in one search, some 20 ms: it goes on with the next page."""
+
+_STATES: Final[dict[str, Callable[[Head], bool]]] = {
+    "open": lambda head: not head.closed,
+    "closed": lambda head: head.closed,
+    "failed": lambda head: head.closed and head.outcome == "failed",
+}
+
 
 async def list_streams(exchange: Exchange, streams: Streams) -> Response:
-    """`GET /v1/streams?prefix=&after=&limit=`: the streams this principal may read, by name."""
+    """`GET /v1/streams?prefix=&after=&limit=&contains=&state=`: the streams this principal may read, by name."""
     if exchange.method not in ("GET", "HEAD"):
         return not_allowed(["GET"])
     prefix = exchange.query("prefix") or ""
     exchange.authorize("list", prefix)
     limit, after, more = exchange.whole_number("limit", 100, MOST_LISTED), exchange.query("after"), True
-    visible: list[tuple[str, Head]] = []
-    while more and len(visible) < limit:  # `next` is only ever a name that this principal may see
-        found = await streams.list(prefix, after=after, limit=limit)
-        visible += [(n, h) for n, h in found if not n.startswith(HOUSEKEEPING) and exchange.allows("read", n)]
-        after, more = found[-1][0] if found else None, len(found) == limit
-    listed = [_facts(streams, *one) for one in visible[:limit]]
-    return _json({"streams": listed, "next": visible[limit - 1][0] if len(visible) >= limit else None})
+    wanted, is_search = _wanted(exchange)
+    batch, looked, seen = MOST_LISTED if is_search else limit, 0, ""
+    listed: list[tuple[str, Head]] = []
+    while more and len(listed) < limit and not (seen and looked >= MOST_LOOKED_AT):
+        found = await streams.list(prefix, after=after, limit=batch)
+        for name, head in found:
+            if len(listed) < limit and not name.startswith(HOUSEKEEPING) and exchange.allows("read", name):
+                seen = name  # `next` is only ever a name that this principal may see
+                listed += [(name, head)] if wanted(name, head) else []
+        after, more, looked = found[-1][0] if found else None, len(found) == batch, looked + len(found)
+    said = [_facts(streams, *one) for one in listed]
+    return _json({"streams": said, "next": seen if len(listed) >= limit or more else None})
+
+
+def _wanted(exchange: Exchange) -> tuple[Callable[[str, Head], bool], bool]:
+    """What a search is for, and whether it is one. Raises BadRequest."""
+    contains, state = (exchange.query("contains") or "").casefold(), exchange.query("state")
+    if state is not None and state not in _STATES:
+        raise BadRequest(f"state is one of {', '.join(_STATES)}")
+    holds = _STATES[state] if state is not None else None
+
+    def wanted(name: str, head: Head) -> bool:
+        return contains in name.casefold() and (holds is None or holds(head))
+
+    return wanted, bool(contains or holds)
 
 
 async def inspect_stream(exchange: Exchange, streams: Streams, name: str) -> Response:

@@ -275,6 +275,11 @@ class Socket:
         finally:
             self._writing, self._last_write = False, self._clock()
 
+    @property
+    def silent_seconds(self) -> float:
+        """Since the last frame was taken."""
+        return self._clock() - self._last_write
+
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def due(self) -> float:

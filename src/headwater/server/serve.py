@@ -102,6 +102,8 @@ class ServeConfig:
     """Shared by the processes behind one port or on one store, so that each tells the sum of all of them."""
     public_url: str | None = None
     """Where this server is reached from outside, for callbacks of webhooks; None: as their maker reached it."""
+    console: bool = True
+    """Serve `/console`; not to other machines without keys (`offers_console`)."""
     pages: Mapping[str, Page] = field(default_factory=dict)
     """Answers for further exact paths."""
     on_shutdown: OnShutdown = "resume"
@@ -163,6 +165,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def offers_console(config: ServeConfig) -> bool:
+    """Whether there is to be a console. It shows everything that streams hold: where everybody may reach this server,
+    only who has a key shall see it."""
+    return config.console and (config.auth is not None or is_loopback(config.host))
 
 
 def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> int:
@@ -231,17 +239,20 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
         long_poll_seconds=config.long_poll,
         pages={**config.pages, **({"/v1/proxy/": proxy} if proxy is not None else {})},
         subscriptions=subscriptions,
+        console=offers_console(config),
         metrics=(config.metrics_dir or True) if config.metrics_port is None else False,
     )
     metrics = app.metrics or app.numbers(config.metrics_dir)
     listening = listen(config.host, config.port)
     try:
-        closing = (metrics,) if proxy is None else (proxy, metrics)
+        closing = [part for part in (proxy, app.console, metrics) if part is not None]
         async with (
             opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False),
             AsyncExitStack() as beside,
         ):
             metrics.begin()
+            if app.console is not None:
+                app.console.begin()  # with the first request it would, too: its past is to begin before
             if config.metrics_port is not None:
                 at = await beside.enter_async_context(_metrics_site(metrics, config, config.metrics_port))
                 logging.getLogger("headwater.server").info("metrics are at %s", at)
