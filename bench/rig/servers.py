@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -199,9 +200,12 @@ def nchan() -> Iterator[Served]:
 
 @contextmanager
 def pushpin() -> Iterator[Served]:
-    """Debian's Pushpin before an application of `apps/` that holds nothing."""
+    """Debian's Pushpin before an application of `apps/` that holds nothing.
+
+    Debian's has its requests made by zurl, which it expects to run as a service of the system; here it starts its own.
+    """
     found = shutil.which("pushpin")
-    if found is None:
+    if found is None or shutil.which("zurl") is None:
         raise Missing("sudo apt-get install pushpin")
     with ExitStack() as stack:
         behind = stack.enter_context(python_app("pushpin_origin:app"))
@@ -213,9 +217,28 @@ def pushpin() -> Iterator[Served]:
         (folder / "pushpin.conf").write_text(template)
         (folder / "routes").write_text(f"* 127.0.0.1:{behind.port}\n")
         pid = stack.enter_context(running([found, "--config", folder / "pushpin.conf"], port))
+        stack.callback(_ended, pid)
+        late = time.monotonic() + PATIENCE_SECONDS
+        while not _answers(port, "/events"):  # its port is there before the programs behind it have met each other
+            if time.monotonic() > late:
+                raise RuntimeError("pushpin does not reach the application behind it")
+            time.sleep(0.1)
         item = '{"items":[{"channel":"b","formats":{"http-stream":{"content":"data: '
         options = ["--post-port", str(control), "--prefix", item, "--suffix", '\\n\\n"}}}]}']
         yield Served(_family(pid), port, "/events", "/publish/", options)
+
+
+def _answers(port: int, path: str) -> bool:
+    """Whether a GET is answered with 200; what follows the head, perhaps for ever, is not awaited."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as to:
+        to.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
+        return to.recv(12) == b"HTTP/1.1 200"
+
+
+def _ended(pid: int) -> None:
+    """A program and those it started, which would outlive it if it alone were killed."""
+    for member in _family(pid):
+        os.kill(member, signal.SIGKILL)
 
 
 def _family(pid: int) -> list[int]:
