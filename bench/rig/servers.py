@@ -7,6 +7,7 @@ Knows how each is started and stopped; nothing of questions.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,9 +66,21 @@ def compiled(name: str) -> Path:
     return program
 
 
+def many_files() -> None:
+    """Let this process, and those it starts, open as many files as it may: each reader is one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def pinned(core: int) -> Callable[[], None]:
-    """For a child process: run on this processor alone, if there is more than one."""
-    return lambda: os.sched_setaffinity(0, {core}) if (os.cpu_count() or 1) > core else None
+    """For a child process: run on this processor alone, if there is more than one; open many files."""
+
+    def settle() -> None:
+        many_files()
+        if (os.cpu_count() or 1) > core:
+            os.sched_setaffinity(0, {core})
+
+    return settle
 
 
 @contextmanager
@@ -252,3 +266,18 @@ def _family(pid: int) -> list[int]:
     for member in family:
         family += [child for child, parent in parents.items() if parent == member]
     return family
+
+
+FANS: dict[str, Server] = {
+    "C floor": floor,
+    "headwater": headwater,
+    "headwater, portable": headwater_portable,
+    "nchan": nchan,
+    "Pushpin": pushpin,
+    "StreamingResponse": partial(python_app, "starlette_app:app"),
+    "sse-starlette": partial(python_app, "sse_starlette_app:app"),
+    "FastAPI SSE": partial(python_app, "fastapi_sse_app:app"),
+    "reference (Node)": node_reference,
+    "better-sse (Node)": better_sse,
+}
+"""All that give the events of one stream to many readers, by the names they have in tables."""
