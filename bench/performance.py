@@ -1,0 +1,183 @@
+"""Writes docs/performance.md and its charts from the results of the benchmarks, bench/results/*.json.
+
+    .venv/bin/python bench/performance.py
+
+Here stand the questions, in the order of the page, and what ours is held to. One without results is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from rig.page import Bar, Question, Result, View, drawings, page, per, ratio
+from rig.report import REPOSITORY, RESULTS
+
+PAGE = REPOSITORY / "docs" / "performance.md"
+CHARTS = PAGE.parent / "charts"
+
+HEAD = """\
+# Performance
+
+<!-- Written by bench/performance.py from bench/results. Run `make bench`, or edit what stands there. -->
+
+What delivery costs, beside others who do the same. Every figure is the median of some rounds; the servers of a table
+ran in turn within the same minutes, each on one processor and under the same load, which comes from the other. Ratios
+mean more than figures: those are of one machine, which is named at the end. In charts the thin line goes from the least
+round to the most, and the dashed one is what ours is held to. `make bench` measures all of it again.
+
+*headwater* is `headwater serve`, which writes to sockets itself; *headwater, portable* the same application on any ASGI
+server. The *C floor* is a hundred lines of epoll that write each event to each reader and can do nothing else.
+"""
+
+US_PER_EVENT = ratio("cpu_seconds", "delivered", 1e6)
+LATENCY = {"p50 ms": per("p50_ms"), "p99 ms": per("p99_ms")}
+
+
+def kb_per_reader(one: Mapping[str, float]) -> float:
+    return (one["anonymous_after"] - one["anonymous_before"]) / one["readers"] / 1024
+
+
+IDLE_BARS = (Bar("At most 8 KB", most=8),)
+BEFORE = {"MB before": per("anonymous_before", 1e-6), "MB after": per("anonymous_after", 1e-6)}
+DISK, MEMORY = "reference (Node), disk", "reference (Node), memory"
+
+
+def appends(case: str, *bars: Bar) -> View:
+    title = f"{case}, appends a second"
+    value = ratio("answered", "seconds")
+    more = {"us of processor": ratio("cpu_seconds", "answered", 1e6), **LATENCY}
+    return View(case, title, "appends a second", value, MEMORY, less=False, columns=more, bars=bars)
+
+
+APPEND_BARS = (
+    Bar("On disk, at least 10 times the reference's", DISK, least=10, ours="headwater, SQLite"),
+    Bar("In memory, at least the reference's", MEMORY, least=1, ours="headwater, memory"),
+)
+
+QUESTIONS = [
+    Question(
+        "fan_out",
+        "Fan-out",
+        "What does one event cost the server for each of 1,000 readers of one stream, and how fast can it go? A "
+        "message of 64 bytes, 20 times a second; then the next as soon as the POST of the last is answered. The "
+        "processor time of the server by events that readers got.",
+        [
+            View(
+                "20 a second",
+                "20 events a second",
+                "us of processor per delivered event",
+                US_PER_EVENT,
+                "C floor",
+                columns=LATENCY,
+                bars=(
+                    Bar("At most 1.5 times the floor", "C floor", most=1.5),
+                    Bar("Below nchan", "nchan", most=1),
+                    Bar("At least 3 times cheaper than sse-starlette", "sse-starlette", most=1 / 3),
+                    Bar("At least 3 times cheaper than the Node reference", "reference (Node)", most=1 / 3),
+                    Bar("At least 12 times cheaper than FastAPI SSE", "FastAPI SSE", most=1 / 12),
+                ),
+            ),
+            View(
+                "as fast as it goes",
+                "as fast as it goes",
+                "events delivered a second",
+                ratio("delivered", "seconds"),
+                "C floor",
+                less=False,
+                columns={"us of processor": US_PER_EVENT, **LATENCY},
+                bars=(Bar("More than any peer, the floor included", "*", least=1),),
+            ),
+        ],
+    ),
+    Question(
+        "idle_memory",
+        "Readers that wait",
+        "What does a reader that only waits cost in memory? The readers come, all get one message, and nothing more "
+        "happens; the memory that is the processes' own (anonymous), less what it was before they came.",
+        [
+            View(case, case, "KB per reader", kb_per_reader, "nchan", columns=BEFORE, bars=IDLE_BARS)
+            for case in ("1,000 readers", "10,000 readers")
+        ],
+    ),
+    Question(
+        "stalled_readers",
+        "Readers that never read",
+        "What does a reader that stopped reading cost? They ask for all of a stream of 20 MB, live, and read nothing; "
+        "after five seconds, what the process has grown by.",
+        [
+            View(
+                case,
+                case,
+                "KB per reader",
+                ratio("grown", "readers", 1 / 1024),
+                "reference (Node)" if case.startswith("10 ") else "",
+                bars=(
+                    Bar("At most 64 KB, in memory", most=64, ours="headwater, memory"),
+                    Bar("At most 64 KB, on SQLite", most=64, ours="headwater, SQLite"),
+                ),
+            )
+            for case in ("10 readers", "100 readers")
+        ],
+    ),
+    Question(
+        "appends",
+        "Appends",
+        "How many appends does one core take? Each writer POSTs a message of 64 bytes as soon as its last one was "
+        "answered. On disk an answer says that the message survives loss of power.",
+        [
+            appends("1 writer"),
+            appends("64 writers, one stream", *APPEND_BARS),
+            appends("64 writers, a stream each", *APPEND_BARS),
+        ],
+    ),
+    Question(
+        "reconnect_storm",
+        "A storm of readers who come back",
+        "5,000 readers are cut at once, miss 10 messages, and come back in the same moment, each saying how far it had "
+        "come. What keeps nothing to resume is only awaited until it answers.",
+        [
+            View(
+                "5,000 readers",
+                "until the last one has all it missed",
+                "ms",
+                per("complete_max_ms"),
+                "nchan",
+                columns={"p50 ms": per("complete_p50_ms"), "p99 ms": per("complete_p99_ms"), "failed": per("failed")},
+            ),
+            View(
+                "5,000 readers",
+                "what it costs",
+                "us of processor per reader",
+                ratio("cpu_seconds", "readers", 1e6),
+                "nchan",
+                columns={"messages never got, of 50,000": per("never")},
+            ),
+        ],
+    ),
+]
+
+
+def results() -> dict[str, Result]:
+    return {at.stem: json.loads(at.read_text()) for at in sorted(RESULTS.glob("*.json"))}
+
+
+def text() -> str:
+    """The page for the results that there are."""
+    return page(HEAD, QUESTIONS, results())
+
+
+def main() -> None:
+    from rig.charts import draw
+
+    wanted = list(drawings(QUESTIONS, results()))
+    for old in CHARTS.glob("*.svg"):
+        old.unlink()
+    for drawing in wanted:
+        draw(CHARTS, drawing)
+    PAGE.write_text(text())
+    print(f"{PAGE.relative_to(REPOSITORY)}, {len(wanted)} charts")
+
+
+if __name__ == "__main__":
+    main()
