@@ -212,7 +212,8 @@ async def test_a_body_is_bounded_while_it_comes_whatever_its_length_says():
 
 
 @virtual_time
-async def test_the_streams_readers_are_let_go_when_the_application_is_cancelled():
+async def test_the_streams_readers_are_let_go_when_the_application_is_cancelled(monkeypatch):
+    monkeypatch.setattr("asgi_client.way", "parked")  # the direct way there is no task to be cancelled any more
     async with open_site() as site:
         await site.put("t", "a")
         calls = [site.call("GET", f"t?offset=-1&{how}") for how in ("live=sse", "format=sse", "format=text")]

@@ -120,6 +120,8 @@ class Outlet:
         """The line, if there is one and it can be had."""
         if not self.direct:
             self.direct = self.line is not None and self.line.take(follower)
+            if self.direct:
+                self._send = _taken  # the server's own would keep the whole request
         return self.line if self.direct else None
 
     def cut(self, *, at_once: bool = False) -> None:
@@ -127,6 +129,10 @@ class Outlet:
         if self._connection is None:
             raise Cut
         self._connection.cut(at_once=at_once)
+
+
+async def _taken(event: MutableMapping[str, Any]) -> None:
+    raise AssertionError("the line was taken: what is sent goes there")
 
 
 async def listen(receive: Receive, lost: Callable[[], None]) -> None:

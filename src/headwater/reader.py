@@ -28,7 +28,7 @@ from headwater.errors import Draining, HeadwaterError, StoreError
 from headwater.fans import Fan, Fans, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
-from headwater.model import Head, Offset, Page
+from headwater.model import Head, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.streams import Streams
 
@@ -256,7 +256,7 @@ class Reader:
     def wake(self) -> None:
         """Something has happened: go on."""
         if self._fan is not None:
-            self._unpark()
+            self._unpark(self._pages)
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -292,9 +292,9 @@ class Reader:
         self._fans.leave(self._fan, self)
         self._fan = None
 
-    def _unpark(self) -> None:
+    def _unpark(self, go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._leave_fan()
-        self._task = asyncio.create_task(self._run(self._pages), name="headwater-reader")
+        self._task = asyncio.create_task(self._run(go_on), name="headwater-reader")
 
     def pull(self, frames: Frames, now: float) -> None:
         """Write what is new, if that is all there is to do; else go on in a task."""
@@ -317,25 +317,29 @@ class Reader:
         start = cursor.offset
         made = frames.find(key, start)
         if made is None:
-            made = self._made()
-            if made is None:
+            page = self._shown()
+            if page is None:
                 if self._streams.draining or not cursor.at_tail:
-                    self._unpark()
+                    self._unpark(self._pages)
                 return False
+            data = self._format.render(page)
+            if self._format.pauses(page):  # known only now
+                cursor.offset = page.next
+                self._unpark(lambda: self._finish(data))
+                return False
+            made = framed(data), page.next
         frames.keep(key, start, *made)
         cursor.offset = made[1]
         return True
 
-    def _made(self) -> tuple[bytes, Offset] | None:
-        """The bytes of all that is new and where they lead; None where there is more to it."""
+    def _shown(self) -> Page | None:
+        """All that is new; None where there is nothing, or more to it."""
         page = None if self._streams.draining else self._cursor.ready()
         if page is None or page.closed or not page.up_to_date:
             return None
         if self._format.in_characters and whole(page.messages) != len(page.messages):
             return None
-        if self._format.pauses(page):
-            return None
-        return framed(self._format.render(page)), page.next
+        return page
 
     def resume(self) -> None:
         """There is room again."""

@@ -11,8 +11,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from headwater.errors import TooManyRequests
@@ -81,6 +82,26 @@ class Admission:
     @contextmanager
     def reader(self, client: str) -> Iterator[None]:
         """While inside, `client` has one reader more. Raises TooManyRequests."""
+        self._join(client)
+        try:
+            yield
+        finally:
+            self._leave(client)
+
+    @contextmanager
+    def response(self, scope: Scope, client: str) -> Iterator[None]:
+        """The same until the response to a request is over, which may be later (`headwater.outlet.Line`)."""
+        self._join(client)
+        try:
+            yield
+        finally:
+            line = line_of(scope)
+            if line is None:
+                self._leave(client)
+            else:
+                line.on_over(partial(self._leave, client))
+
+    def _join(self, client: str) -> None:
         bounds, mine = self.bounds, self._following.get(client, 0)
         if bounds.readers is not None and self.readers >= bounds.readers:
             raise self._too_many("this server has as many readers as it takes; come again", READERS_RETRY_SECONDS)
@@ -90,27 +111,12 @@ class Admission:
             )
         self.readers += 1
         self._following[client] = mine + 1
-        try:
-            yield
-        finally:
-            self.readers -= 1
-            self._following[client] -= 1
-            if not self._following[client]:
-                del self._following[client]
 
-    @contextmanager
-    def response(self, scope: Scope, client: str) -> Iterator[None]:
-        """The same until the response to a request is over, which may be later (`headwater.outlet.Line`)."""
-        held = ExitStack()
-        held.enter_context(self.reader(client))
-        try:
-            yield
-        finally:
-            line = line_of(scope)
-            if line is None:
-                held.close()
-            else:
-                line.on_over(held.close)
+    def _leave(self, client: str) -> None:
+        self.readers -= 1
+        self._following[client] -= 1
+        if not self._following[client]:
+            del self._following[client]
 
     def _too_many(self, message: str, seconds: int) -> TooManyRequests:
         self.refused += 1

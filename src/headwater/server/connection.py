@@ -11,18 +11,23 @@ import errno
 import os
 import socket
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
 from headwater.outlet import CONNECTION, LINE, Follower, Receive, Scope, Send
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
-from headwater.server.line import OpenLine
+from headwater.server.line import Flow, OpenLine, Pipeline, Remainder
 
 try:
+    import httptools
     from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 except ImportError as error:
     raise MissingExtra("server", "uvicorn or httptools") from error
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
 
 BACKLOG: Final = 2048
 SEND_BUFFER_BYTES: Final = 128 * 1024
@@ -33,6 +38,13 @@ USER_TIMEOUT_MS: Final = 12_000
 """Sent data that nobody acknowledges for so long: the peer is gone. With a heartbeat every 15 s that is found within
 27 s; a phone in a tunnel for longer resumes. On Linux it also ends a reader that acknowledges but takes nothing for so
 long, before delivery's own deadline does; that one resumes, too."""
+
+UNSENT_BYTES: Final = 64 * 1024
+"""Of the kernel's buffer, what may wait for a turn on the wire. What was sent and waits for its acknowledgement does
+not count: a long, fat way is still filled."""
+
+WRITE_BUFFER_BYTES: Final = 64 * 1024
+"""Kept in this process for one connection before its reader is told to wait, beside the write that went over it."""
 
 KEEPALIVE_SECONDS: Final = 10
 """Of idleness before the kernel asks whether the peer is still there."""
@@ -60,41 +72,44 @@ class PortTaken(HeadwaterError):
     code = "port_taken"
 
 
-class Connection:
-    """What an application may do to the connection of one response."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self.cycle: RequestResponseCycle | None = None
-
-    def cut(self, *, at_once: bool = False) -> None:
-        """End the connection without the end of the body; what is buffered still goes out, unless `at_once`."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True  # so that uvicorn takes the missing end for meant
-        if at_once:
-            self._protocol.transport.abort()
-        else:
-            self._protocol.transport.close()
-
-
 class Protocol(HttpToolsProtocol):
-    """Puts a Connection into the scope of every request, refuses heads that are too large (431) or too slow (408), and
-    has the kernel look after the peer.
+    """Offers the connection to the application of every request, refuses heads that are too large (431) or too slow
+    (408), and has the kernel look after the peer.
 
     For your own uvicorn: `uvicorn main:app --http headwater.server:Protocol`.
     """
 
-    _cycles: tuple[RequestResponseCycle, ...] = ()
-    """Whose responses have not been completed: several where requests are pipelined."""
-    _over = False
-    """No request is taken here any more."""
-    _too_large = False
-    line: OpenLine | None = None
-    follower: Follower | None = None
-    """Who writes the body of the response without the application."""
+    # uvicorn's own attributes, too: kept in a dict they would take 1.5 KB for each connection.
+    __slots__ = (
+        "_arrival", "_cycles", "_over", "_too_large", "access_log", "access_logger", "app", "app_state", "asgi_version",
+        "client", "config", "connections", "cycle", "expect_100_continue", "flow", "follower", "headers",
+        "limit_concurrency", "line", "logger", "loop", "parser", "pipeline", "root_path", "scheme", "scope", "server",
+        "server_state", "tasks", "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
+        "ws_protocol_class",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.pipeline = Pipeline()  # type: ignore[assignment]
+        self._cycles: tuple[RequestResponseCycle | Remainder, ...] = ()
+        """Whose responses have not been completed: several where requests are pipelined."""
+        self._over = False
+        """No request is taken here any more."""
+        self._too_large = False
+        self.line: OpenLine | None = None
+        self.follower: Follower | None = None
+        """Who writes the body of the response without the application."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self.flow = Flow(transport)
         self._arrival = Arrival(self._late, self._is_waiting)
         self._arrival.expect_head()
         accepted = transport.get_extra_info("socket")
@@ -104,6 +119,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._over:
+            if not self.parser:  # since `rest`
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             super().data_received(data)
             self._took(len(data))
 
@@ -135,17 +153,15 @@ class Protocol(HttpToolsProtocol):
         self._arrival.head_came()
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self._too_large = head_bytes > MOST_HEAD_BYTES
-        connection = Connection(self)
-        extensions: dict[str, Any] = {CONNECTION: connection}
-        self.scope["extensions"] = extensions
         before, app = self.cycle, self.app
         if self._too_large:
             self.app, self.url = _refuse_head, b"/"  # httptools takes no URL of that size apart
         super().on_headers_complete()  # makes the cycle; the application itself runs later, in a task
         self.app = app
         if self.cycle is not before:  # else it becomes a WebSocket
-            connection.cycle = self.cycle
-            extensions[LINE] = OpenLine(self, self.cycle)
+            line = OpenLine(self, self.cycle)
+            extensions: dict[str, Any] = {CONNECTION: line, LINE: line}
+            self.scope["extensions"] = extensions
             self._cycles = (*(cycle for cycle in self._cycles if not cycle.response_complete), self.cycle)
 
     def on_body(self, body: bytes) -> None:
@@ -197,6 +213,16 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
             self.transport.close()
+
+    def rest(self, cycle: RequestResponseCycle, remainder: Remainder) -> None:
+        """The response goes on without its application, for hours perhaps: keep what its end needs, and no more."""
+        self._cycles = tuple(remainder if one is cycle else one for one in self._cycles)
+        if self.cycle is cycle:
+            self.cycle = remainder  # type: ignore[assignment]
+            self.scope = self.headers = None  # type: ignore[assignment]
+        if self._arrival.expected is None:  # nothing of a next request has come
+            self._arrival.forget()
+            self.parser = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -250,6 +276,7 @@ def notice_dead_peers(connected: socket.socket) -> None:
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if sys.platform == "linux":
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)

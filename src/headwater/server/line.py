@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from headwater.errors import MissingExtra
 from headwater.outlet import Follower, Send
@@ -33,6 +33,59 @@ class Connected(Protocol):
     def on_response_complete(self) -> None:
         """The next request may come, or be answered."""
 
+    def rest(self, cycle: RequestResponseCycle, remainder: Remainder) -> None:
+        """Keep no more of a request than its remainder."""
+
+
+class Flow(FlowControl):
+    """uvicorn's, with an event only while somebody may wait for it: 0.8 KB less for each connection."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+        self._writable: asyncio.Event | None = None
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            if self._writable is None:
+                self._writable = asyncio.Event()
+            await self._writable.wait()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+
+class Pipeline(list[Any]):
+    """For uvicorn's deque, which takes 0.7 KB even when it is empty, as it nearly always is."""
+
+    def appendleft(self, one: Any) -> None:
+        self.insert(0, one)
+
+
+class _Unheard:
+    """For the event of a request that nobody waits for any more."""
+
+    def set(self) -> None:
+        pass
+
+
+class Remainder:
+    """What is left of a request and response whose application has returned, as far as uvicorn looks at it."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+
+    message_event: Final = _Unheard()
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self.keep_alive = cycle.keep_alive
+        self.disconnected, self.response_complete = cycle.disconnected, False
+
 
 class Cycle(RequestResponseCycle):
     """uvicorn's request and response, which shows its line what has come through all that wraps `send`."""
@@ -52,7 +105,8 @@ class OpenLine:
     def __init__(self, protocol: Connected, cycle: RequestResponseCycle) -> None:
         cycle.__class__ = Cycle  # uvicorn has no seam for a class of one's own
         cast("Cycle", cycle).line = self
-        self._protocol, self._cycle = protocol, cycle
+        self._protocol = protocol
+        self._cycle: RequestResponseCycle | Remainder = cycle
         self._chunk: bytes | None = None
         self._unchanged: asyncio.Task[Any] | None = None
         """In which task a chunk came through as it was."""
@@ -64,6 +118,14 @@ class OpenLine:
 
     def __repr__(self) -> str:
         return f"<OpenLine [{'taken' if self._follower is not None else 'free'}]>"
+
+    def cut(self, *, at_once: bool = False) -> None:
+        """End the connection without the end of the body; what is buffered still goes out, unless `at_once`."""
+        self._cycle.disconnected = True  # so that uvicorn takes the missing end for meant
+        if at_once:
+            self._protocol.transport.abort()
+        else:
+            self._protocol.transport.close()
 
     def is_reached_by(self, send: Send) -> bool:
         """Whether `send` is the server's own, with nothing around it."""
@@ -80,6 +142,7 @@ class OpenLine:
 
     def take(self, follower: Follower) -> bool:
         cycle = self._cycle
+        assert not isinstance(cycle, Remainder), "taken once"
         if self._unchanged is None or self._unchanged is not asyncio.current_task():
             return False
         if not cycle.chunked_encoding or cycle.disconnected or self._protocol.transport.is_closing():
@@ -89,6 +152,9 @@ class OpenLine:
         self.is_full = self._protocol.flow.write_paused
         self._protocol.line = self
         self._follower = self._protocol.follower = follower
+        if self.alone:
+            self._cycle = Remainder(cycle)
+            self._protocol.rest(cycle, self._cycle)
         return True
 
     async def drained(self) -> None:
