@@ -476,8 +476,8 @@ async def test_a_commit_that_seemed_to_fail_and_lands_late_is_not_taken_for_the_
                 lost.set_exception(StoreUnavailable("no answer in time"))
                 return lost
             if self.late is not None:
-                loop.call_soon(self.late)
-                self.late = None
+                land, self.late = self.late, None
+                land()
             return super()._submit(change)
 
     store = Late()

@@ -56,9 +56,11 @@ class Tail:
         self.latest: Head | Absent | None = None
         """What the next decision is made on: `head`, or the head of a commit still on its way."""
         self.turn = asyncio.Lock()
-        """Held while a decision is made on `latest`."""
+        """Held while a decision is made on `latest` that has to ask the store first."""
+        self.in_turn = 0
+        """How many hold it, or wait for it: a decision that need not wait must not overtake theirs."""
         self.outstanding: asyncio.Future[None] | None = None
-        """The last commit submitted; when it is done, so are all before it."""
+        """The last commit submitted, until it has been seen to; when it is done, so are all before it."""
         self.wakes = 0
         self._touched = 0
         self._generation = -1
@@ -201,9 +203,10 @@ class Tail:
     def ended(self, call: int) -> None:
         """It has been carried out or refused, or its caller has given up."""
         del self._unfinished[call]
-        first = self._behind.get(next(iter(self._unfinished), 0))
-        if first is not None and not first.done():
-            first.set_result(None)
+        if self._behind:
+            first = self._behind.get(next(iter(self._unfinished), 0))
+            if first is not None and not first.done():
+                first.set_result(None)
 
     async def is_first(self, call: int) -> None:
         """Until every call that began before it has ended."""
@@ -230,10 +233,11 @@ class Tail:
 
     def wake(self) -> None:
         self.wakes += 1
-        waiters, self._waiters = self._waiters, set()
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, set()
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
         for call in self.on_wake:
             call()
 

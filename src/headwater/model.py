@@ -26,7 +26,7 @@ class Offset(NamedTuple):
     position: int
 
     def __str__(self) -> str:
-        return f"{self.generation:016d}_{self.position:016d}"
+        return "%016d_%016d" % self  # noqa: UP031 -- a third of what an f-string takes, twice in each append
 
     @classmethod
     def parse(cls, text: str) -> Offset | None:

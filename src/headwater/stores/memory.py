@@ -53,7 +53,6 @@ class MemoryStore(Store):
 
     async def aclose(self) -> None:
         self._open = False
-        await asyncio.sleep(0)  # what was submitted has its turn before we have ours again
 
     async def load(self, name: str) -> Head | Absent:
         self._check_open()
@@ -66,13 +65,15 @@ class MemoryStore(Store):
         return self._submit(functools.partial(self._delete, name, expected))
 
     def _submit(self, change: Callable[[], None]) -> asyncio.Future[None]:
-        # In the loop's next turn, in order: as with any other store, callers overlap, and each await lets others run.
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        if self._open:
-            loop.call_soon(_carry_out, change, future)
+        # Here and now: whoever wants others to run between two of them has to see to that.
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            self._check_open()
+            change()
+        except HeadwaterError as error:
+            future.set_exception(error)
         else:
-            future.set_exception(StoreUnavailable("the store is not open"))
+            future.set_result(None)
         return future
 
     def _commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> None:
@@ -158,15 +159,3 @@ def _matches(held: Head | Absent, expected: Head | Absent, head: Head) -> bool:
     if isinstance(held, Absent):
         return isinstance(expected, Absent) and head.generation >= held.generation
     return held.version == expected.version and held.generation == expected.generation
-
-
-def _carry_out(change: Callable[[], None], future: asyncio.Future[None]) -> None:
-    """Make the change and tell of it; also where nobody waits any more (G6)."""
-    try:
-        change()
-    except HeadwaterError as error:
-        if not future.done():
-            future.set_exception(error)
-    else:
-        if not future.done():
-            future.set_result(None)
