@@ -1,20 +1,21 @@
 """Writes docs/performance.md and its charts from the results of the benchmarks, bench/results/*.json.
 
-    .venv/bin/python bench/performance.py
+    .venv/bin/python bench/performance.py [--into docs]
 
 Here stand the questions, in the order of the page, and what ours is held to. One without results is left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from rig.page import Bar, Question, Result, View, drawings, page, per, ratio
 from rig.report import REPOSITORY, RESULTS
 
-PAGE = REPOSITORY / "docs" / "performance.md"
-CHARTS = PAGE.parent / "charts"
+DOCS = REPOSITORY / "docs"
 
 HEAD = """\
 # Performance
@@ -111,7 +112,7 @@ QUESTIONS = [
                 case,
                 "KB per reader",
                 ratio("grown", "readers", 1 / 1024),
-                "reference (Node)" if case.startswith("10 ") else "",
+                MEMORY if case.startswith("10 ") else "",
                 bars=(
                     Bar("At most 64 KB, in memory", most=64, ours="headwater, memory"),
                     Bar("At most 64 KB, on SQLite", most=64, ours="headwater, SQLite"),
@@ -129,6 +130,35 @@ QUESTIONS = [
             appends("1 writer"),
             appends("64 writers, one stream", *APPEND_BARS),
             appends("64 writers, a stream each", *APPEND_BARS),
+            View(
+                "without HTTP",
+                "in the process itself",
+                "messages a second",
+                per("messages_per_second"),
+                less=False,
+            ),
+        ],
+    ),
+    Question(
+        "scale",
+        "Scale",
+        "Does the cost of a delivered event depend on how many readers and streams there are, and on how long their "
+        "history is?",
+        [
+            View(
+                case,
+                f"over {case}",
+                "us of processor per delivered event",
+                US_PER_EVENT,
+                over=per(number),
+                of=of,
+                bars=(Bar("The dearest at most 1.5 times the cheapest", most=1.5),),
+            )
+            for case, number, of in (
+                ("readers", "readers", "readers"),
+                ("streams", "streams", "streams"),
+                ("history", "history", "messages before"),
+            )
         ],
     ),
     Question(
@@ -155,6 +185,23 @@ QUESTIONS = [
             ),
         ],
     ),
+    Question(
+        "rollup",
+        "Joining late",
+        "What does rolling up the past save a reader that joins a run of 10,000 tokens when it is over? In memory, "
+        "over no network; a client in Python decodes the events and adds the deltas up.",
+        [
+            View(
+                protocol,
+                protocol,
+                "KB of the answer",
+                per("bytes", 1e-3),
+                "whole",
+                columns={"server ms": per("server", 1e3), "client ms": per("client", 1e3)},
+            )
+            for protocol in ("AG-UI", "AI SDK", "OpenAI Responses")
+        ],
+    ),
 ]
 
 
@@ -170,13 +217,17 @@ def text() -> str:
 def main() -> None:
     from rig.charts import draw
 
-    wanted = list(drawings(QUESTIONS, results()))
-    for old in CHARTS.glob("*.svg"):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, default=DOCS, help="the folder of the page; its charts go to charts/")
+    into: Path = parser.parse_args().into
+    charts = into / "charts"
+    for old in charts.glob("*.svg"):
         old.unlink()
+    wanted = list(drawings(QUESTIONS, results()))
     for drawing in wanted:
-        draw(CHARTS, drawing)
-    PAGE.write_text(text())
-    print(f"{PAGE.relative_to(REPOSITORY)}, {len(wanted)} charts")
+        draw(charts, drawing)
+    (into / "performance.md").write_text(text())
+    print(f"{into / 'performance.md'}, {len(wanted)} charts")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rig.page import OURS, Bars, Limit, Lines, Row
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 ACCENT = "#1f83d6"
 PEER = "#9a9fa6"
@@ -71,7 +72,8 @@ def bars(at: Path, unit: str, rows: Sequence[Row], limit: Limit | None = None) -
         axes.set_xlim(0, 1.14 * max(max(row.value, row.most) for row in rows))
         axes.set_xlabel(unit, loc="left")
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         if limit is not None:
             axes.axvline(limit.value, color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
             axes.annotate(

@@ -203,7 +203,10 @@ def page(head: str, questions: Sequence[Question], results: Mapping[str, Result]
 
 
 def _answered(questions: Sequence[Question], results: Mapping[str, Result]) -> Iterator[tuple[Question, Result]]:
-    return ((question, results[question.name]) for question in questions if question.name in results)
+    """The questions of which something was measured."""
+    for question in questions:
+        if (result := results.get(question.name)) and any(_shown(question, result)):
+            yield question, result
 
 
 def _shown(question: Question, result: Result) -> Iterator[tuple[int, View]]:
@@ -258,7 +261,7 @@ def _table(view: View, result: Result) -> Iterator[str]:
 def _curve_table(view: View, result: Result) -> Iterator[str]:
     drawn = curves(view, result)
     numbers = sorted({x for points in drawn.values() for x, _ in points})
-    yield f"| {view.unit} | " + " | ".join(f"{x:,.0f}" for x in numbers) + f" {view.of} |"
+    yield f"| {view.unit} | " + " | ".join(f"{x:,.0f} {view.of}" for x in numbers) + " |"
     yield "|---|" + "--:|" * len(numbers)
     for name, points in drawn.items():
         at = dict(points)

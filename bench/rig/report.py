@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).parents[2]
-RESULTS = REPOSITORY / "bench" / "results"
+RESULTS = Path(os.environ.get("RESULTS") or REPOSITORY / "bench" / "results")
 JS = {"tests/js": "@durable-streams/server", "bench/rig/apps": "better-sse"}
 PROGRAMS = {
     "Node": ("node", "--version"),
@@ -79,11 +79,13 @@ def table(rows: Mapping[str, Sequence[float]], unit: str, against: str) -> str:
 
 
 def keep(name: str, question: str, figures: Mapping[str, Any]) -> None:
-    """Write `results/{name}.json`, from which `performance.py` writes the page.
+    """Write `results/{name}.json`, from which `performance.py` writes the page. All benchmarks keep the same shape.
 
-    `figures["measured"]` is {case: {server: [round, ...]}}; a round is what was measured, by its name.
+    `figures["measured"]` is {case: {server: [round, ...]}}. A round is what was measured, by its name: times, bytes and
+    counts, not yet divided by each other. Where a cost is measured over a number (of readers, say), that number is in
+    each round too, and a case has the rounds of all numbers.
     """
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True, parents=True)
     said = {
         "question": question, "machine": machine(), "versions": versions(), "on": time.strftime("%Y-%m-%d"), **figures
     }  # fmt: skip

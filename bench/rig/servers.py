@@ -136,6 +136,13 @@ def headwater(store: str = "memory:", streams: int = 1, options: Sequence[str] =
 
 
 @contextmanager
+def headwater_on_disk(streams: int = 1) -> Iterator[Served]:
+    """The same on SQLite, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, headwater(f"sqlite:///{folder}/streams.db", streams) as served:
+        yield served
+
+
+@contextmanager
 def headwater_portable(streams: int = 1) -> Iterator[Served]:
     """The same application on a plain uvicorn: through ASGI's `send`."""
     with python_app("headwater_app:app", "/v1/stream/b%d?format=sse", "/v1/stream/b%d") as served:
