@@ -35,13 +35,32 @@ US_PER_EVENT = ratio("cpu_seconds", "delivered", 1e6)
 LATENCY = {"p50 ms": per("p50_ms"), "p99 ms": per("p99_ms")}
 
 
+def us_per_token(one: Mapping[str, float]) -> float:
+    return one["cpu_seconds"] / one["delivered"] * 1e6 - one["making_us"]
+
+
 def kb_per_reader(one: Mapping[str, float]) -> float:
     return (one["anonymous_after"] - one["anonymous_before"]) / one["readers"] / 1024
 
 
 IDLE_BARS = (Bar("At most 8 KB", most=8),)
 BEFORE = {"MB before": per("anonymous_before", 1e-6), "MB after": per("anonymous_after", 1e-6)}
+STALLED_BARS = (
+    Bar("At most 64 KB, in memory", most=64, ours="headwater, memory"),
+    Bar("At most 64 KB, on SQLite", most=64, ours="headwater, SQLite"),
+)
+STORES = (("In memory", "headwater, memory"), ("On SQLite", "headwater, SQLite"))
 DISK, MEMORY = "reference (Node), disk", "reference (Node), memory"
+
+
+def catching_up(message_bytes: int, way: str) -> View:
+    case = f"messages of {message_bytes:,} bytes, {way}"
+    value = per("mb_per_cpu_second")
+    more = {"MB a second": per("mb_per_second"), "MB grown": per("grown_mb")}
+    bars = [Bar(f"{store}, at least half of the reference's", MEMORY, least=0.5, ours=ours) for store, ours in STORES]
+    if way == "format=sse":
+        return View(case, case, "MB per second of processor", value, less=False, columns=more)
+    return View(case, case, "MB per second of processor", value, MEMORY, less=False, columns=more, bars=bars)
 
 
 def appends(case: str, *bars: Bar) -> View:
@@ -92,6 +111,27 @@ QUESTIONS = [
         ],
     ),
     Question(
+        "agents",
+        "One reader for each answer",
+        "What does a token cost the server that makes 200 answers at once, 50 tokens a second each, with one reader for "
+        "each? What it costs to make them is taken off. For the peers a generator is the response; for headwater a "
+        "stream in memory outlives both, can be resumed and may have more readers.",
+        [
+            View(
+                "200 answers",
+                "200 answers at once",
+                "us of processor per token",
+                us_per_token,
+                "StreamingResponse",
+                columns=LATENCY,
+                bars=(
+                    Bar("Cheaper than StreamingResponse", "StreamingResponse", most=1),
+                    Bar("At least 3 times cheaper than FastAPI SSE", "FastAPI SSE", most=1 / 3),
+                ),
+            )
+        ],
+    ),
+    Question(
         "idle_memory",
         "Readers that wait",
         "What does a reader that only waits cost in memory? The readers come, all get one message, and nothing more "
@@ -113,10 +153,8 @@ QUESTIONS = [
                 "KB per reader",
                 ratio("grown", "readers", 1 / 1024),
                 MEMORY if case.startswith("10 ") else "",
-                bars=(
-                    Bar("At most 64 KB, in memory", most=64, ours="headwater, memory"),
-                    Bar("At most 64 KB, on SQLite", most=64, ours="headwater, SQLite"),
-                ),
+                columns={"MB in one answer to a GET": per("answer", 1e-6)},
+                bars=STALLED_BARS if case == "100 readers" else (),
             )
             for case in ("10 readers", "100 readers")
         ],
@@ -138,6 +176,13 @@ QUESTIONS = [
                 less=False,
             ),
         ],
+    ),
+    Question(
+        "catch_up",
+        "Catching up",
+        "How fast does a reader catch up with a stream of 64 MB, and what does the server spend on it? By pages, a GET "
+        "from where the last one ended, and by one response of server-sent events from the beginning.",
+        [catching_up(size, way) for size in (100, 65_536) for way in ("pages", "live=sse", "format=sse")],
     ),
     Question(
         "scale",

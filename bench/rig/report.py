@@ -35,7 +35,11 @@ def machine() -> str:
     return f"{processor}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
-def versions() -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    return {package: version(package) for package in packages}
+
+
+def all_versions() -> dict[str, str]:
     """Of what is measured, as far as it is here."""
     told = {}
     for package in ("headwater", "uvicorn", "starlette", "sse-starlette", "fastapi"):
@@ -87,6 +91,6 @@ def keep(name: str, question: str, figures: Mapping[str, Any]) -> None:
     """
     RESULTS.mkdir(exist_ok=True, parents=True)
     said = {
-        "question": question, "machine": machine(), "versions": versions(), "on": time.strftime("%Y-%m-%d"), **figures
+        "question": question, "machine": machine(), "versions": all_versions(), "on": time.strftime("%Y-%m-%d"), **figures
     }  # fmt: skip
     (RESULTS / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n")
