@@ -168,7 +168,7 @@ headwater.server
     resume_writing(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
-        sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
+        sse_max_seconds=None, join_ms=0, slow=…, retention=(), max_appends_per_second=None, max_readers=None,
         max_readers_per_client=None, log_level='info', public_url=None, pages=…, on_shutdown='resume',
         most_resumptions=5, proxy=…)
   listen(host, port)

@@ -21,7 +21,7 @@ FLOORS = {
     8: ("server",),
     7: ("http",),
     6: ("runs", "sources", "relays", "client"),
-    5: ("delivery", "reader", "fans", "outlet", "rounds", "following", "problems", "subscriptions"),
+    5: ("delivery", "reader", "fans", "outlet", "joining", "rounds", "slow", "following", "problems", "subscriptions"),
     4: ("streams", "commits", "cursor", "forks", "leases", "lineage", "retention", "sweeper", "writer"),
     3: ("hub", "stores"),
     2: ("store", "decide", "positions", "wire", "formats"),

@@ -92,7 +92,8 @@ class Appended(NamedTuple):
 def load(served: Served, readers: int, rate: float, seconds: float, *options: object, streams: int = 1) -> Measured:
     """`readers` follow; messages are published `rate` times a second (0: as fast as each is answered)."""
     command: list[object] = [compiled("load"), "--port", served.port, "--readers", readers, "--streams", streams]
-    command += ["--get", served.get, "--post", served.post, "--rate", rate, "--seconds", seconds]
+    command += ["--get", served.get, "--rate", rate, "--seconds", seconds]
+    command += ["--post", served.post] if served.post else []
     said, cpu, resident = watched([*command, *served.options, *options], served)
     kept = {name: said[name] for name in ("readers", "delivered", "seconds", "p50_ms", "p99_ms", "max_ms", "lost")}
     return Measured(cpu_seconds=cpu, resident_bytes=resident, **kept)

@@ -37,7 +37,7 @@ class Served(NamedTuple):
     get: str
     """Path of a stream of events; `%d` is the stream's number."""
     post: str
-    """… to publish to."""
+    """… to publish to; empty where the server makes the messages itself."""
     options: Sequence[str] = ()
     """Of the load generator, for what is published otherwise than as a bare JSON string."""
 
@@ -161,11 +161,11 @@ def floor() -> Iterator[Served]:
 
 
 @contextmanager
-def python_app(app: str, get: str = "/events", post: str = "/events") -> Iterator[Served]:
-    """An application of `apps/`, served by uvicorn with uvloop and httptools."""
+def python_app(app: str, get: str = "/events", post: str = "/events", http: str = "httptools") -> Iterator[Served]:
+    """An application of `apps/`, served by uvicorn with uvloop and httptools, or another `http`."""
     port = free_port()
     command: list[object] = [PROGRAMS / "uvicorn", app, "--app-dir", RIG / "apps", "--port", port]
-    command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+    command += ["--loop", "uvloop", "--http", http, "--log-level", "warning", "--no-access-log"]
     with running(command, port) as pid:
         yield Served([pid], port, get, post)
 

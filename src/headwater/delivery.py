@@ -10,20 +10,23 @@ Knows streams, formats and ASGI. Cancellation of a response leaves nothing behin
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 from headwater.cursor import Cursor
 from headwater.fans import Fans
 from headwater.formats.format import Format
+from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
-from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
+from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Pace, Policy, Reader
 from headwater.rounds import Rounds
+from headwater.slow import Keeping, Slow, What
 from headwater.streams import Streams
 
 __all__ = [
     "CONNECTION", "HELD_BYTES", "LAST_WRITE_SECONDS", "ROTATION_JITTER", "STREAMING_HEADERS",
-    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send",
+    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send", "Slow",
 ]  # fmt: skip
 
 STREAMING_HEADERS: Final = (
@@ -47,6 +50,7 @@ class Delivery:
         self.served = 0
         self.dropped = 0
         self._fans = Fans()
+        self._slow: Counter[What] = Counter()
 
     def __repr__(self) -> str:
         return f"<Delivery of {self.streams!r} [{self.readers} readers, {self.served} served, {self.dropped} dropped]>"
@@ -65,12 +69,22 @@ class Delivery:
         """Send the stream from `cursor` to the client until it is over, the client is gone, or the server drains.
 
         `anchored`: the client that repeats its request gets all that it would have got now; not so where it asked for
-        what comes from now on. Takes the cursor over and closes it.
+        what comes from now on. Takes the cursor over and closes it. Raises BadRequest for a joining time that cannot
+        be, if nobody has looked at it before (`headwater.joining`).
         """
+        pace = Pace(self._joining(scope), Keeping(self.policy.slow, self._slow))
         cursor.max_bytes = self.policy.chunk_bytes
         outlet = Outlet(scope, send)
         reader = Reader(
-            self.streams, self.policy, self._fans, cursor, format_, outlet, anchored=anchored, on_over=self._left
+            self.streams,
+            self.policy,
+            self._fans,
+            cursor,
+            format_,
+            outlet,
+            anchored=anchored,
+            pace=pace,
+            on_over=self._left,
         )
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
         self.served += 1
@@ -90,6 +104,11 @@ class Delivery:
                 reader.drop()
             raise
 
+    def _joining(self, scope: Scope) -> Joining | None:
+        asked = joined_ms(scope)
+        ms = self.policy.join_ms if asked is None else asked
+        return Joining(ms / 1000, self.policy.chunk_bytes, lambda: self.streams.draining) if ms else None
+
     def _joined(self, reader: Reader) -> None:
         self.rounds.add(reader)
         self.readers += 1
@@ -104,8 +123,17 @@ class Delivery:
             self.streams.on_drain.remove(self.rounds.again)
 
     def statistics(self) -> dict[str, int]:
-        """Readers now, responses served so far, and those dropped for not reading."""
-        return {"readers": self.readers, "served": self.served, "dropped": self.dropped}
+        """Readers now, responses served so far, those dropped for not reading; and how often one did not keep up, by
+        what became of it (`headwater.slow`)."""
+        slow = self._slow
+        return {
+            "readers": self.readers,
+            "served": self.served,
+            "dropped": self.dropped,
+            "lagged": slow["lag"],
+            "skipped": slow["skip"],
+            "closed_slow": slow["close"],
+        }
 
 
 async def _over(line: Line) -> None:

@@ -7,6 +7,9 @@ an expiry, an error, a reader that is full) is for the reader's own loop: it goe
 A slice of writing takes SLICE_SECONDS, then others have their turn; what comes meanwhile goes out with the next slice,
 so that a stream that is busy costs each reader fewer and larger writes. Nothing is queued: a reader is a position.
 
+Readers that hold back for a joining time (`headwater.joining`) have a fan of their own, by that time, and one timer
+for all of them: each wake within it costs them a look at what has come, and nothing more.
+
 Knows tails and the loop's clock; nothing of formats or connections.
 """
 
@@ -17,6 +20,7 @@ from collections.abc import Hashable
 from typing import Final, Protocol
 
 from headwater.hub import Tail
+from headwater.joining import Joining
 from headwater.model import BEGINNING, Offset
 
 SLICE_SECONDS: Final = 0.002
@@ -57,15 +61,18 @@ class Waiting(Protocol):
 
 
 class Fan:
-    """Those of one tail. Called on the loop only."""
+    """Those of one tail and one joining time. Called on the loop only."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Tail, joining: Joining | None) -> None:
         self.tail = tail
+        self.joining = joining
         self._readers: dict[Waiting, None] = {}
         self._left: list[Waiting] = []  # of the round that goes on
         self._wakes = 0
         self._again: list[Waiting] = []  # who must be looked at, wake or not
         self._handle: asyncio.Handle | None = None
+        self._held = False  # the handle is a timer's
+        self._everybody = False  # the round is not only of those who must be looked at
 
     def __repr__(self) -> str:
         return f"<Fan of {self.tail!r} [{len(self._readers)} waiting]>"
@@ -81,8 +88,27 @@ class Fan:
 
     def wake(self) -> None:
         """The tail may have grown."""
-        if self._handle is None:
+        if self.joining is not None:
+            self._wake(self.joining)
+        elif self._handle is None:
             self._handle = asyncio.get_running_loop().call_soon(self._slice)
+
+    def _wake(self, joining: Joining) -> None:
+        loop = asyncio.get_running_loop()
+        holds = not self._left and not self._again and joining.holds(self.tail, loop.time())
+        if self._handle is not None:
+            if holds or not self._held:
+                return
+            self._handle.cancel()
+        self._held = holds
+        self._handle = loop.call_at(joining.until, self._slice) if holds else loop.call_soon(self._slice)
+
+    def close(self) -> None:
+        """Nobody waits here any more."""
+        del self.tail.on_wake[self.wake]
+        if self._held and self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def look(self, reader: Waiting) -> None:
         """This one may have missed something."""
@@ -91,14 +117,14 @@ class Fan:
 
     def _slice(self) -> None:
         self._handle = None
+        time, joining = asyncio.get_running_loop().time, self.joining
+        now = begun = time()
         if not self._left:
-            self._left, self._again = (
-                [*self._again, *self._readers] if self._wakes != self.tail.wakes else self._again,
-                [],
-            )
-            self._wakes = self.tail.wakes
-        time = asyncio.get_running_loop().time
-        now = time()
+            self._left, self._again = self._again, []
+            self._everybody = self._wakes != self.tail.wakes and not (joining and joining.holds(self.tail, now))
+            if self._everybody:
+                self._left += self._readers
+                self._wakes = self.tail.wakes
         until, frames = now + SLICE_SECONDS, Frames()
         left, waiting = self._left, self._readers
         while left and now < until:
@@ -107,31 +133,37 @@ class Fan:
                     reader.pull(frames, now)
             del left[-_LOOKED_AT_ONCE:]
             now = time()
+        if joining is not None and self._everybody and frames.data:
+            joining.wrote(self.tail, begun)
         if left or self._again or self._wakes != self.tail.wakes:
             self.wake()
 
 
 class Fans:
-    """All of one Delivery, by tail."""
+    """All of one Delivery, by tail and joining time."""
 
     def __init__(self) -> None:
-        self._fans: dict[Tail, Fan] = {}
+        self._fans: dict[tuple[Tail, float], Fan] = {}
 
     def __repr__(self) -> str:
-        return f"<Fans [{len(self._fans)} tails]>"
+        return f"<Fans [{len(self._fans)}]>"
 
-    def join(self, tail: Tail, reader: Waiting) -> Fan:
-        """Wait there. Whoever joins has looked after the tail's last wake, or calls `Fan.look`."""
-        fan = self._fans.get(tail)
+    def join(self, tail: Tail, reader: Waiting, joining: Joining | None = None) -> Fan:
+        """Wait there. Whoever joins has looked after the tail's last wake, or calls `Fan.look`.
+
+        The first one's `joining` is where the fan begins to count.
+        """
+        key = tail, 0.0 if joining is None else joining.seconds
+        fan = self._fans.get(key)
         if fan is None:
-            fan = self._fans[tail] = Fan(tail)
+            fan = self._fans[key] = Fan(tail, None if joining is None else joining.copy())
             fan._wakes = tail.wakes
-            tail.on_wake.append(fan.wake)
+            tail.on_wake[fan.wake] = None
         fan.add(reader)
         return fan
 
     def leave(self, fan: Fan, reader: Waiting) -> None:
         fan.discard(reader)
         if not fan:
-            fan.tail.on_wake.remove(fan.wake)
-            del self._fans[fan.tail]
+            fan.close()
+            del self._fans[fan.tail, 0.0 if fan.joining is None else fan.joining.seconds]

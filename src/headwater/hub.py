@@ -68,8 +68,9 @@ class Tail:
         self._messages: list[Message] = []
         self._sums: list[int] = [0]  # _sums[i]: cost of the messages before the i-th since the ring began
         self._waiters: set[asyncio.Future[None]] = set()
-        self.on_wake: list[Callable[[], None]] = []
-        """Called at each wake: by who stands for many that wait."""
+        self.on_wake: dict[Callable[[], None], None] = {}
+        """Called at each wake: by who stands for many that wait, and who waits for more than a wake. They must not
+        change this."""
         self._memo: OrderedDict[Hashable, bytes] = OrderedDict()
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
 
@@ -85,6 +86,16 @@ class Tail:
             return []
         end = bisect_right(self._sums, self._sums[index] + max_bytes) - 1
         return self._messages[index : min(max(end, index + 1), index + MOST_MESSAGES)]
+
+    @property
+    def newest(self) -> Message | None:
+        """The last message of the ring."""
+        return self._messages[-1] if self._messages else None
+
+    @property
+    def volume(self) -> int:
+        """Bytes of all messages that have come into the ring since it began, each with its overhead."""
+        return self._sums[-1]
 
     def reaches(self, offset: Offset) -> bool:
         """Whether the ring goes up to `offset` or beyond it."""

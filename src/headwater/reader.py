@@ -21,15 +21,17 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
 from headwater.fans import Fan, Fans, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
+from headwater.joining import Joining
 from headwater.model import Head, Page
 from headwater.outlet import Line, Outlet, framed
+from headwater.slow import DEFAULT_SLOW, Keeping, Slow
 from headwater.streams import Streams
 
 _store_log = logging.getLogger("headwater.store")
@@ -59,9 +61,21 @@ class Policy:
     has the kernel give up on one that takes nothing at all before that.)"""
     chunk_bytes: int = 64 * 1024
     """In one write: what a reader that is behind gets at a time, before the others have their turn."""
+    slow: Slow = DEFAULT_SLOW
+    """What becomes of readers that do not keep up: see there."""
+    join_ms: int = 0
+    """Small messages that come within so long of a write go out together after it (`headwater.joining`), where a reader
+    does not ask for its own time. 0: each as it comes, since nobody who did not ask should see text come in jumps."""
     rotate_seconds: float | None = None
     """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
     never; what it is good for are shared caches that collapse requests, which need them to end."""
+
+
+class Pace(NamedTuple):
+    """How small messages share a reader's writes, and how it keeps up."""
+
+    joining: Joining | None
+    keeping: Keeping
 
 
 class _Interrupted(Exception):
@@ -81,11 +95,13 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
+        pace: Pace,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
+        self._joining, self._keeping = pace
         self._on_over = on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
@@ -151,25 +167,22 @@ class Reader:
     async def _pages(self) -> None:
         tail = self._cursor.tail
         while not self.gone:
+            if self._holds():
+                await self._hold()
+                continue
             wakes = tail.wakes
             page = await self._take()
             if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
                 page = self._standing(up_to_date=True)
             self._begun = True
-            if page is not None:
-                data = self._rendered(page)
-                await self._write(data)
-                if not (data or page.up_to_date):
-                    await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
-                self._anchored = self._anchored or bool(page.messages)
-                if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
-                    raise _Interrupted
-                if page.closed:
-                    await self._finish(self._format.ending(page))
-                    return
-                if self._format.pauses(page):
-                    await self._finish(b"")
-                    return
+            if page is None or page.up_to_date:
+                self._keeping.up(tail)
+            elif (skip := self._keeping.judge(tail, page, self._format, self._streams.clock())) is not None:
+                self._cursor.offset = skip.to
+                await self._write(skip.said)
+                continue
+            if page is not None and await self._send(page):
+                return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
@@ -181,6 +194,25 @@ class Reader:
                 if self._park():
                     return
                 await self._wait()
+
+    async def _send(self, page: Page) -> bool:
+        """True: the response is over with it."""
+        data = self._rendered(page)
+        await self._write(data)
+        if self._joining is not None and page.messages and page.up_to_date:
+            self._joining.wrote(self._cursor.tail, self._last_write)
+        if not (data or page.up_to_date):
+            await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
+        self._anchored = self._anchored or bool(page.messages)
+        if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
+            raise _Interrupted
+        if page.closed:
+            await self._finish(self._format.ending(page))
+            return True
+        if self._format.pauses(page):
+            await self._finish(b"")
+            return True
+        return False
 
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
@@ -238,6 +270,29 @@ class Reader:
         await self._write(said)
         raise _Interrupted
 
+    def _holds(self) -> bool:
+        """There may be something to send, and it should wait for more."""
+        joining, tail = self._joining, self._cursor.tail
+        return joining is not None and joining.holds(tail, self._clock()) and not self._cursor.at_tail
+
+    async def _hold(self) -> None:
+        """For as long as it should, and nothing else happens."""
+        assert self._joining is not None
+        tail, self._waiter = self._cursor.tail, asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_at(self._joining.until, self.wake)
+        tail.on_wake[self._look] = None
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            del tail.on_wake[self._look]
+            self._waiter = None
+
+    def _look(self) -> None:
+        """Something has come while it holds back."""
+        if not self._holds():
+            self.wake()
+
     async def _wait(self) -> None:
         """Until the tail, the client, the drain or the round says something."""
         tail = self._cursor.tail
@@ -284,7 +339,7 @@ class Reader:
         self._task = None
         # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
         self._key = self._format.key or self
-        self._fan = self._fans.join(self._cursor.tail, self)
+        self._fan = self._fans.join(self._cursor.tail, self, self._joining)
         return True
 
     def _leave_fan(self) -> None:
@@ -294,6 +349,7 @@ class Reader:
 
     def _unpark(self, go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._leave_fan()
+        self._keeping.not_up(self._cursor.tail, self._cursor.offset)
         self._task = asyncio.create_task(self._run(go_on), name="headwater-reader")
 
     def pull(self, frames: Frames, now: float) -> None:
@@ -301,6 +357,7 @@ class Reader:
         cursor, line = self._cursor, self._line
         assert line is not None
         if line.is_full:
+            self._keeping.not_up(cursor.tail, cursor.offset)
             return  # it is looked at again when there is room
         if cursor.offset is frames.start and self._key is frames.key:  # as for the one before: the usual case
             cursor.offset = frames.end

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterable
 from fastapi import FastAPI, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from tokens import tokens
+
 app = FastAPI()
 readers: set[asyncio.Queue[tuple[int, str]]] = set()
 count = 0
@@ -31,3 +33,9 @@ async def publish(request: Request) -> Response:
     for queue in readers:
         queue.put_nowait((count, data))
     return Response(status_code=204)
+
+
+@app.get("/answer", response_class=EventSourceResponse)
+async def answer() -> AsyncIterable[ServerSentEvent]:
+    async for token in tokens():
+        yield ServerSentEvent(raw_data=token)

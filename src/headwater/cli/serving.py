@@ -66,6 +66,26 @@ SseMax = Annotated[
         show_default="never",
     ),
 ]
+JoinMs = Annotated[
+    int,
+    typer.Option(
+        metavar="MS",
+        help="Small messages that come within so long of a write go out together after it; the first one after a "
+        "silence goes at once. 20 or 50 saves half of the work and more where tokens come fast; a reader may ask for "
+        "its own time by ?join_ms=. 0: each as it comes.",
+    ),
+]
+SlowReaders = Annotated[
+    Literal["lag", "skip", "close"],
+    typer.Option(
+        help="What becomes of readers that fall behind: they get everything, late; or are moved on (a run rolled up, "
+        "the newest message in format=sse, and told so); or are let go, and may resume.",
+    ),
+]
+SlowBytes = Annotated[int, typer.Option(metavar="N", help="How far behind a reader is slow, in bytes of messages.")]
+SlowSeconds = Annotated[
+    float, typer.Option(metavar="SECONDS", help="The same, in seconds: the age of what it has not got yet.")
+]
 MaxAppends = Annotated[
     float | None,
     typer.Option(
@@ -132,6 +152,10 @@ def serve(  # noqa: PLR0913 -- the options of a command
     heartbeat: Annotated[float, typer.Option(metavar="SECONDS", help="Of silence, before a sign of life.")] = 15.0,
     long_poll_timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait of live=long-poll.")] = 30.0,
     sse_max_seconds: SseMax = None,
+    join_ms: JoinMs = 0,
+    slow_readers: SlowReaders = "lag",
+    slow_after_bytes: SlowBytes = 1024 * 1024,
+    slow_after_seconds: SlowSeconds = 10.0,
     max_appends_per_second: MaxAppends = None,
     max_readers: MaxReaders = None,
     max_readers_per_client: MaxReadersPerClient = None,
@@ -153,29 +177,23 @@ def serve(  # noqa: PLR0913 -- the options of a command
     [dim]$[/] OPENAI_API_KEY=... headwater serve --proxy openai=https://api.openai.com/v1
     [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
     """
+    from headwater.delivery import Slow
     from headwater.server import ServeConfig
 
+    with _bad_values_said():
+        slow = Slow(slow_readers, slow_after_bytes, slow_after_seconds)
     config = ServeConfig(
-        store=store,
-        host=host,
-        port=port,
-        auth=auth,
-        insecure=insecure,
+        store=store, host=host, port=port, auth=auth, insecure=insecure, grace=grace, heartbeat=heartbeat,
         cors_origins=tuple(cors_origin) if cors_origin else ServeConfig().cors_origins,
-        grace=grace,
-        heartbeat=heartbeat,
-        long_poll=long_poll_timeout,
-        sse_max_seconds=sse_max_seconds,
+        long_poll=long_poll_timeout, sse_max_seconds=sse_max_seconds, join_ms=join_ms, slow=slow,
         retention=_rules(retain or []),
         max_appends_per_second=max_appends_per_second,
-        max_readers=max_readers,
-        max_readers_per_client=max_readers_per_client,
+        max_readers=max_readers, max_readers_per_client=max_readers_per_client,
         public_url=public_url,
         proxy=_upstreams(proxy or []),
-        on_shutdown=on_shutdown,
-        most_resumptions=most_resumptions,
+        on_shutdown=on_shutdown, most_resumptions=most_resumptions,
         log_level=log_level,
-    )
+    )  # fmt: skip
     _serve(config, agents or [])
 
 

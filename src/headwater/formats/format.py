@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from headwater.decide import media_type
 from headwater.errors import HeadwaterError
-from headwater.model import Page
+from headwater.model import Offset, Page
 
 
 class Format(abc.ABC):
@@ -60,6 +60,14 @@ class Format(abc.ABC):
         """Whether the response is over with this page, which was rendered, though the stream is open: its client asks
         again when there is more for it."""
         return False
+
+    def compact(self) -> bool:
+        """Say what comes up to the tail more briefly, for a reader that did not keep up; False: it cannot."""
+        return False
+
+    def skipped(self, start: Offset, to: Offset) -> bytes | None:
+        """Said where the messages from `start` to `to` are left out. None: it has no word for that, so none may be."""
+        return None
 
     def rotation(self, page: Page, now: int, jitter: float) -> bytes:
         """Said when the connection ends only to be made anew. `page` is empty and says where the reader stands; `now`

@@ -323,6 +323,9 @@ class ResponseEvents(Format):
         events = [event for message in page.messages for event in self._fold.feed(decode(message.data))]
         return _framed(self._rollup.page(self._new(events), up_to_date=page.up_to_date))
 
+    def compact(self) -> bool:
+        return self._rollup.again()
+
     def ending(self, page: Page) -> bytes:
         return _framed([*self._rollup.rest(), *self._new(self._fold.broken_off())])
 

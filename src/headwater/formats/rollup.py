@@ -47,6 +47,7 @@ class RollUp(Generic[T]):
         """`piece_of`: None for what is no delta; `joined`: the last of several, with the text of all."""
         self.over = not wanted
         """Everything passes."""
+        self._wanted = wanted
         self._piece_of, self._joined = piece_of, joined
         self._last: T | None = None
         self._part: Hashable = None
@@ -75,6 +76,11 @@ class RollUp(Generic[T]):
         """What is still held back; from here on everything passes."""
         self.over = True
         return self._released()
+
+    def again(self) -> bool:
+        """Put together until the tail once more, if that is wanted at all."""
+        self.over = not self._wanted
+        return self._wanted
 
     def _held(self, item: T, piece: Piece) -> Sequence[T]:
         part, text = piece
@@ -125,6 +131,9 @@ class RolledUp(Format):
 
     def pauses(self, page: Page) -> bool:
         return self._told_by.pauses(page)
+
+    def compact(self) -> bool:
+        return self._rollup.again()
 
     def ending(self, page: Page) -> bytes:
         return self._rest(page) + self._told_by.ending(page)

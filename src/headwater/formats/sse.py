@@ -19,7 +19,7 @@ from headwater.decide import media_type
 from headwater.errors import HeadwaterError
 from headwater.formats.characters import joined
 from headwater.formats.format import Format, is_json, is_text
-from headwater.model import Message, Page
+from headwater.model import Message, Offset, Page
 from headwater.wire import sse
 
 _STORED: Final = re.compile(rb"(?:event: [^\r\n]*\n)?(?:data:[^\r\n]*\n)+")
@@ -77,6 +77,12 @@ class ServerSentEvents(Format):
             return b""
         said = msgspec.json.encode({"outcome": page.outcome or "completed"})
         return sse.encode(said, id=f"{self._prefix}{page.next}", event="end")
+
+    def skipped(self, start: Offset, to: Offset) -> bytes | None:
+        if not self._named or self.in_characters:  # a text with a hole is another text
+            return None
+        said = msgspec.json.encode({"from": str(start), "to": str(to), "messages": to.position - start.position})
+        return sse.encode(said, id=f"{self._prefix}{to}", event="skipped")
 
     def interruption(self, error: HeadwaterError) -> bytes:
         if not self._named:

@@ -28,6 +28,7 @@ from headwater.http.outages import Outages
 from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
+from headwater.joining import joined_ms
 from headwater.outlet import line_of
 from headwater.problems import RETRY_AFTER_SECONDS, SAFETY_HEADERS, answer
 from headwater.streams import Streams
@@ -124,6 +125,7 @@ class App:
 
     async def _routed(self, exchange: Exchange) -> Response | None:
         self._origins.check(exchange.method, exchange.headers)
+        joined_ms(exchange.scope)  # refused here, before anything is started
         path = exchange.path
         stream = stream_name(path)
         if stream is not None and stream.split("/", 1)[0] == CONTROL:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from headwater.delivery import Delivery, Policy
+from headwater.delivery import Delivery, Policy, Slow
 from headwater.errors import BadRequest, MissingExtra
 from headwater.http.admission import Admission, Bounds
 from headwater.http.app import App, Page
@@ -29,9 +29,11 @@ from headwater.http.asked import SocketLimits
 from headwater.http.auth import Keys, OpenDoor
 from headwater.http.lifespan import drain, opened
 from headwater.http.origins import LOOPBACK, Origins, checked_origin
+from headwater.joining import MOST_MS
 from headwater.retention import Rules
 from headwater.server.connection import Protocol, listen
 from headwater.server.upgraded import SocketProtocol
+from headwater.slow import DEFAULT_SLOW
 from headwater.streams import Streams
 from headwater.subscriptions import Subscriptions
 from headwater.subscriptions.addresses import checked_public_url
@@ -76,6 +78,10 @@ class ServeConfig:
     long_poll: float = 30.0
     sse_max_seconds: float | None = None
     """How long a live SSE response lasts (delivery.Policy.rotate_seconds)."""
+    join_ms: int = 0
+    """Messages that come within so long of a write share the next one (delivery.Policy.join_ms)."""
+    slow: Slow = DEFAULT_SLOW
+    """What becomes of readers that do not keep up (delivery.Policy.slow)."""
     retention: Rules = ()
     """(shell pattern of stream names, what is kept of them); the first that matches counts."""
     max_appends_per_second: float | None = None
@@ -111,6 +117,8 @@ def check_values(config: ServeConfig) -> None:
         raise BadRequest("--heartbeat, --grace and --long-poll-timeout are seconds, from 1 to 3600")
     if config.sse_max_seconds is not None and not 1 <= config.sse_max_seconds <= 86_400:
         raise BadRequest("--sse-max-seconds is from 1 to 86400, like 60; leave it out for responses without an end")
+    if not 0 <= config.join_ms <= MOST_MS:
+        raise BadRequest(f"--join-ms is a whole number of milliseconds from 0 (each message as it comes) to {MOST_MS}")
     if config.max_appends_per_second is not None and not 0.001 <= config.max_appends_per_second <= 1_000_000:
         raise BadRequest("--max-appends-per-second is a number above 0, like 20; leave it out for no limit")
     if config.on_shutdown not in get_args(OnShutdown):
@@ -180,7 +188,8 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
     # Without keys the only guard is being on loopback, and a page may reach that by a name that lies.
     hosts = None if config.auth is not None or config.insecure else [config.host]
     streams = Streams(config.store, retention=config.retention)
-    delivery = Delivery(streams, Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds))
+    policy = Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds, join_ms=config.join_ms, slow=config.slow)
+    delivery = Delivery(streams, policy)
     bounds = Bounds(config.max_appends_per_second, config.max_readers, config.max_readers_per_client)
     runs, proxy = _runs(streams, delivery, config), _proxy(streams, config)
     # With keys it may be loopback behind a proxy, whose clients must not send this server to what else listens here.
