@@ -113,9 +113,9 @@ QUESTIONS = [
     Question(
         "agents",
         "One reader for each answer",
-        "What does a token cost the server that makes 200 answers at once, 50 tokens a second each, with one reader for "
-        "each? What it costs to make them is taken off. For the peers a generator is the response; for headwater a "
-        "stream in memory outlives both, can be resumed and may have more readers.",
+        "What does a token cost the server that makes 200 answers at once, 50 tokens a second each, with one reader "
+        "for each? What it costs to make them is taken off. For the peers a generator is the response; for headwater "
+        "a stream in memory outlives both, can be resumed and may have more readers.",
         [
             View(
                 "200 answers",

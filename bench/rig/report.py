@@ -90,7 +90,6 @@ def keep(name: str, question: str, figures: Mapping[str, Any]) -> None:
     each round too, and a case has the rounds of all numbers.
     """
     RESULTS.mkdir(exist_ok=True, parents=True)
-    said = {
-        "question": question, "machine": machine(), "versions": all_versions(), "on": time.strftime("%Y-%m-%d"), **figures
-    }  # fmt: skip
+    here = {"machine": machine(), "versions": all_versions(), "on": time.strftime("%Y-%m-%d")}
+    said = {"question": question, **here, **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n")
