@@ -35,11 +35,7 @@ def machine() -> str:
     return f"{processor}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
-def versions(*packages: str) -> dict[str, str]:
-    return {package: version(package) for package in packages}
-
-
-def all_versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of what is measured, as far as it is here."""
     told = {}
     for package in ("headwater", "uvicorn", "starlette", "sse-starlette", "fastapi"):
@@ -90,6 +86,6 @@ def keep(name: str, question: str, figures: Mapping[str, Any]) -> None:
     each round too, and a case has the rounds of all numbers.
     """
     RESULTS.mkdir(exist_ok=True, parents=True)
-    here = {"machine": machine(), "versions": all_versions(), "on": time.strftime("%Y-%m-%d")}
+    here = {"machine": machine(), "versions": versions(), "on": time.strftime("%Y-%m-%d")}
     said = {"question": question, **here, **figures}
     (RESULTS / f"{name}.json").write_text(json.dumps(said, indent=1) + "\n")
