@@ -11,10 +11,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from tokens import tokens
 
 from headwater import Streams
 from headwater.http import StreamResponse, follow, lifespan
-from tokens import tokens
 
 streams = Streams("memory:")
 making: set[asyncio.Task[None]] = set()

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-
 from tokens import tokens
 
 app = FastAPI()

@@ -8,7 +8,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-
 from tokens import tokens
 
 readers: set[asyncio.Queue[tuple[int, str]]] = set()
