@@ -18,7 +18,7 @@ from functools import partial
 
 from rig import servers
 from rig.load import Measured, load
-from rig.report import keep, machine, table, versions
+from rig.report import keep, machine, table
 
 PER_SECOND = 50  # as rig/apps/tokens.py has it
 NOBODY = "the producers alone"
@@ -68,11 +68,12 @@ def main() -> None:
             print(f"{told}, p50 {measured.p50_ms} ms, p99 {measured.p99_ms} ms", flush=True)
     made = statistics.median(one.us_per_event for one in taken[NOBODY])
     net = {name: [one.us_per_event - made for one in rounds] for name, rounds in taken.items() if name != NOBODY}
-    print(f"\n{machine()}\n{versions('starlette', 'sse-starlette', 'fastapi', 'uvicorn')}")
+    print(f"\n{machine()}")
     print(f"\n{asked.answers} answers at once; making a token cost {made:.1f} us, which is taken off\n")
     print(table(net, "us/token", PLAIN))
-    figures = {name: [one._asdict() for one in rounds] for name, rounds in taken.items()}
-    keep("agents", (__doc__ or "").partition("\n")[0], {"answers": asked.answers, "measured": figures})
+    figures = {name: [{**one._asdict(), "making_us": made} for one in taken[name]] for name in net}
+    case = f"{asked.answers} answers"
+    keep("agents", (__doc__ or "").partition("\n")[0], {"measured": {case: figures}})
 
 
 if __name__ == "__main__":

@@ -10,24 +10,11 @@ the server per event that a reader got, in us; the rate at which readers get eve
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
 from rig import servers
 from rig.load import Measured, load
 from rig.report import keep, machine, table
 
-SERVERS: dict[str, servers.Server] = {
-    "C floor": servers.floor,
-    "headwater": servers.headwater,
-    "headwater, portable": servers.headwater_portable,
-    "nchan": servers.nchan,
-    "Pushpin": servers.pushpin,
-    "StreamingResponse": partial(servers.python_app, "starlette_app:app"),
-    "sse-starlette": partial(servers.python_app, "sse_starlette_app:app"),
-    "FastAPI SSE": partial(servers.python_app, "fastapi_sse_app:app"),
-    "reference (Node)": servers.node_reference,
-    "better-sse (Node)": servers.better_sse,
-}
 RATES = {"20 a second": 20.0, "as fast as it goes": 0.0}
 
 
@@ -36,14 +23,14 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--only", action="append", choices=SERVERS)
+    parser.add_argument("--only", action="append", choices=servers.FANS)
     asked = parser.parse_args()
     taken: dict[str, dict[str, list[Measured]]] = {pace: {} for pace in RATES}
     for _ in range(asked.rounds):
-        for name in asked.only or SERVERS:
+        for name in asked.only or servers.FANS:
             for pace, rate in RATES.items():
                 try:
-                    with SERVERS[name]() as served:
+                    with servers.FANS[name]() as served:
                         measured = load(served, asked.readers, rate, asked.seconds)
                 except servers.Missing as missing:
                     print(f"{name} is left out: {missing}")

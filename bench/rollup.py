@@ -13,16 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import MutableMapping
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ag_ui.core import TextMessageContentEvent, TextMessageEndEvent, TextMessageStartEvent
+from rig.report import keep, machine
 
 from headwater import Streams
 from headwater.http import App
@@ -31,6 +28,7 @@ from headwater.wire.sse import Decoder
 
 WORDS = ("the ", "quick ", "brown ", "fox ", "jumps ", "over ", "a ", "lazy ", "dog", ". ")
 """Tokens; 4.3 characters each."""
+WAYS = {True: "headwater, rolled up", False: "whole"}
 
 
 class Costs(NamedTuple):
@@ -116,17 +114,6 @@ async def measure(tokens: int, rounds: int) -> dict[str, dict[bool, list[Costs]]
         return costs
 
 
-def machine() -> str:
-    """What the figures were taken on."""
-    model = platform.machine()
-    cpu = Path("/proc/cpuinfo")
-    if cpu.exists():
-        lines = cpu.read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    programs = f"Python {platform.python_version()}, headwater {version('headwater')}"
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, {programs}"
-
-
 def show(costs: dict[str, dict[bool, list[Costs]]]) -> None:
     print("| protocol | KB, not rolled up | KB, rolled up | ratio | server ms | ms | ratio | client ms | ms | ratio |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -145,7 +132,13 @@ def main() -> None:
     given = arguments.parse_args()
     print(f"One reader of a finished run of {given.tokens:,} tokens")
     print(machine(), end="\n\n", flush=True)
-    show(asyncio.run(measure(given.tokens, given.rounds)))
+    costs = asyncio.run(measure(given.tokens, given.rounds))
+    show(costs)
+    measured = {
+        name: {WAYS[which]: [one._asdict() for one in rounds] for which, rounds in both.items()}
+        for name, both in costs.items()
+    }
+    keep("rollup", (__doc__ or "").partition("\n")[0], {"tokens": given.tokens, "measured": measured})
 
 
 if __name__ == "__main__":

@@ -1,87 +1,49 @@
-"""What do 10 readers that never read cost the server, on a 20 MB stream?
+"""What do readers that never read cost the server, on a 20 MB stream?
 
     .venv/bin/python bench/stalled_readers.py [--message-bytes 65536] [--rounds 3]
 
 Each round starts the reference server of Durable Streams (Node, in memory) and `headwater serve` (in memory, and on
 SQLite) afresh, one after the other; appends the stream; measures the resident memory; opens the readers
-(`offset=-1&live=sse` on sockets with a small buffer, never read); measures again after 5 s. Then one catch-up GET from
-the start says how much a server puts into one answer. The table shows medians over the rounds.
+(`live=sse` on sockets with a small buffer, never read); measures again after 5 s. Then one catch-up GET from the start
+says how much a server puts into one answer. 10 readers each; then 100 of ours alone, for the reference would need 4 GB.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import platform
-import shutil
 import socket
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import httpx
+from rig import servers
+from rig.load import resident_bytes
+from rig.report import keep, machine, table
 
-REPOSITORY = Path(__file__).parents[1]
-JS = REPOSITORY / "tests" / "js"
 STREAM_BYTES = 20_000_000
-READERS = 10
 STALLED_SECONDS = 5.0
 SMALL_BUFFER = 4096
 TEXT = {"content-type": "text/plain"}
-REFERENCE = "reference server (Node), in memory"
+REFERENCE = "reference (Node), memory"
+
+OURS: dict[str, servers.Server] = {
+    "headwater, memory": servers.headwater,
+    "headwater, SQLite": servers.headwater_on_disk,
+}
+CASES: dict[int, dict[str, servers.Server]] = {10: {REFERENCE: servers.node_reference, **OURS}, 100: OURS}
+"""How many readers, of which servers."""
 
 
-class Costs(NamedTuple):
-    """Of one server in one round, all in bytes."""
+class Stalled(NamedTuple):
+    """Of one server in one round; sizes in bytes."""
 
+    readers: int
     before: int
-    after: int
+    grown: int
+    """What it holds more, with the readers there."""
     answer: int
-
-
-@contextlib.contextmanager
-def reference() -> Iterator[tuple[int, str]]:
-    """The process id and the URL of the reference server."""
-    node = shutil.which("node") or sys.exit("node is missing. To run this: sudo apt-get install nodejs npm")
-    if not (JS / "node_modules").exists():
-        sys.exit(f"the reference server is not installed. To run this: cd {JS} && npm ci")
-    command = [node, str(JS / "reference-server.mjs")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        try:
-            yield running.pid, running.stdout.readline().strip()
-        finally:
-            running.kill()
-
-
-@contextlib.contextmanager
-def headwater(store: str) -> Iterator[tuple[int, str]]:
-    """The process id and the URL of `headwater serve`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = str(Path(sys.executable).with_name("headwater"))
-    command = [program, "serve", "--store", store, "--port", str(port), "--log-level", "warning"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        try:
-            ready = running.stdout.readline()
-            assert ready, "the server did not start: see above"
-            yield running.pid, f"http://127.0.0.1:{port}"
-        finally:
-            running.kill()
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that the process holds now."""
-    said = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
-    return int(said.stdout) * 1024
+    """What is in one answer to a catch-up GET."""
 
 
 def append_all(client: httpx.Client, path: str, message_bytes: int) -> None:
@@ -102,55 +64,19 @@ def stalled_reader(port: int, path: str) -> socket.socket:
     return reader
 
 
-def measure(pid: int, url: str, message_bytes: int) -> Costs:
+def measure(served: servers.Served, readers: int, message_bytes: int) -> Stalled:
     path = "/v1/stream/bench"
-    with httpx.Client(base_url=url, timeout=60) as client, contextlib.ExitStack() as readers:
+    with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=60) as client, ExitStack() as opened:
         append_all(client, path, message_bytes)
         time.sleep(1.0)  # what the appends left behind may go first
-        before = resident(pid)
-        for _ in range(READERS):
-            readers.enter_context(stalled_reader(httpx.URL(url).port or 80, path))
+        before = resident_bytes(served.pids)
+        for _ in range(readers):
+            opened.enter_context(stalled_reader(served.port, path))
         time.sleep(STALLED_SECONDS)
-        after = resident(pid)
-        readers.close()
-        return Costs(before, after, len(client.get(path, params={"offset": "-1"}).raise_for_status().content))
-
-
-def one_round(message_bytes: int) -> dict[str, Costs]:
-    with tempfile.TemporaryDirectory() as folder:
-        servers = {
-            REFERENCE: reference(),
-            "headwater, memory:": headwater("memory:"),
-            "headwater, sqlite:": headwater(f"sqlite:///{folder}/streams.db"),
-        }
-        costs = {}
-        for name, server in servers.items():
-            with server as (pid, url):
-                costs[name] = measure(pid, url, message_bytes)
-        return costs
-
-
-def machine() -> str:
-    """What the figures were taken on."""
-    model = platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    programs = f"Python {platform.python_version()}, Node {node}, headwater {version('headwater')}"
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, {programs}"
-
-
-def show(rounds: Sequence[dict[str, Costs]]) -> None:
-    growth = {name: [one[name].after - one[name].before for one in rounds] for name in rounds[0]}
-    theirs = statistics.median(growth[REFERENCE])
-    print("| server | MB before | MB after | growth MB (each round) | growth, of the reference's | MB in one answer |")
-    print("|---|---|---|---|---|---|")
-    for name, grown in growth.items():
-        before, after, answer = (statistics.median(one[name][field] for one in rounds) / 1e6 for field in range(3))
-        each = ", ".join(f"{one / 1e6:.1f}" for one in grown)
-        ratio = statistics.median(grown) / theirs
-        print(f"| {name} | {before:.0f} | {after:.0f} | {each} | {ratio:.3f} | {answer:.2f} |")
+        grown = resident_bytes(served.pids) - before
+        opened.close()
+        answer = len(client.get(path, params={"offset": "-1"}).raise_for_status().content)
+    return Stalled(readers, before, grown, answer)
 
 
 def main() -> None:
@@ -158,9 +84,32 @@ def main() -> None:
     arguments.add_argument("--message-bytes", type=int, default=64 * 1024, help="of each append")
     arguments.add_argument("--rounds", type=int, default=3)
     given = arguments.parse_args()
-    print(f"{READERS} readers that never read, {STREAM_BYTES / 1e6:.0f} MB stream by {given.message_bytes:,} bytes")
-    print(machine(), end="\n\n", flush=True)
-    show([one_round(given.message_bytes) for _ in range(given.rounds)])
+    taken: dict[int, dict[str, list[Stalled]]] = {readers: {} for readers in CASES}
+    for _ in range(given.rounds):
+        for readers, named in CASES.items():
+            for name, server in named.items():
+                try:
+                    with server() as served:
+                        one = measure(served, readers, given.message_bytes)
+                except servers.Missing as missing:
+                    print(f"{name} is left out: {missing}")
+                    continue
+                taken[readers].setdefault(name, []).append(one)
+                print(
+                    f"{name}, {readers} readers: {one.before / 1e6:.0f} MB and {one.grown / 1e6:.1f} MB more; "
+                    f"{one.answer / 1e6:.2f} MB in one answer",
+                    flush=True,
+                )
+    print(f"\n{machine()}\nmessages of {given.message_bytes:,} bytes")
+    for readers, by_name in taken.items():
+        sizes = {name: [one.grown / one.readers / 1024 for one in rounds] for name, rounds in by_name.items()}
+        print(f"\n{readers} readers\n\n{table(sizes, 'KB/reader', next(iter(sizes)))}")
+    figures = {
+        f"{readers} readers": {name: [one._asdict() for one in rounds] for name, rounds in by_name.items()}
+        for readers, by_name in taken.items()
+    }
+    figures_of = {"message_bytes": given.message_bytes, "measured": figures}
+    keep("stalled_readers", (__doc__ or "").partition("\n")[0], figures_of)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,22 @@ def resident_bytes(pids: Iterable[int]) -> int:
     return sum(int(line[1]) for line in lines) * os.sysconf("SC_PAGE_SIZE")
 
 
+class Memory(NamedTuple):
+    """Of processes together, in bytes."""
+
+    anonymous: int
+    """What is theirs alone: heaps and stacks, not the programs and libraries that are mapped."""
+    resident: int
+    proportional: int
+    """What is shared counts by its share."""
+
+
+def memory(pids: Iterable[int]) -> Memory:
+    told = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    sizes = [{line.split()[0]: int(line.split()[1]) * 1024 for line in one.splitlines()[1:]} for one in told]
+    return Memory(*(sum(one[field] for one in sizes) for field in ("Anonymous:", "Rss:", "Pss:")))
+
+
 class Appended(NamedTuple):
     """Of one server with writers that append as fast as they are answered."""
 
@@ -77,9 +93,8 @@ def load(served: Served, readers: int, rate: float, seconds: float, *options: ob
     """`readers` follow; messages are published `rate` times a second (0: as fast as each is answered)."""
     command: list[object] = [compiled("load"), "--port", served.port, "--readers", readers, "--streams", streams]
     command += ["--get", served.get, "--rate", rate, "--seconds", seconds]
-    if served.post:
-        command += ["--post", served.post]
-    said, cpu, resident = _watched([*command, *served.options, *options], served)
+    command += ["--post", served.post] if served.post else []
+    said, cpu, resident = watched([*command, *served.options, *options], served)
     kept = {name: said[name] for name in ("readers", "delivered", "seconds", "p50_ms", "p99_ms", "max_ms", "lost")}
     return Measured(cpu_seconds=cpu, resident_bytes=resident, **kept)
 
@@ -88,11 +103,11 @@ def appending(served: Served, writers: int, streams: int, seconds: float, size: 
     """`writers` append messages of `size` bytes to `streams`."""
     command: list[object] = [compiled("append"), "--port", served.port, "--post", served.post, "--writers", writers]
     command += ["--streams", streams, "--bytes", size, "--seconds", seconds]
-    said, cpu, _ = _watched(command, served)
+    said, cpu, _ = watched(command, served)
     return Appended(cpu_seconds=cpu, **said)
 
 
-def _watched(command: Iterable[object], served: Served) -> tuple[dict[str, Any], float, int]:
+def watched(command: Iterable[object], served: Served) -> tuple[dict[str, Any], float, int]:
     """What a load generator said, and the server's processor time and memory between its `begin` and `end`."""
     said: dict[str, Any] = {}
     cpu, resident = 0.0, 0

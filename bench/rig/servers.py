@@ -7,7 +7,9 @@ Knows how each is started and stopped; nothing of questions.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,9 +66,21 @@ def compiled(name: str) -> Path:
     return program
 
 
+def many_files() -> None:
+    """Let this process, and those it starts, open as many files as it may: each reader is one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def pinned(core: int) -> Callable[[], None]:
-    """For a child process: run on this processor alone, if there is more than one."""
-    return lambda: os.sched_setaffinity(0, {core}) if (os.cpu_count() or 1) > core else None
+    """For a child process: run on this processor alone, if there is more than one; open many files."""
+
+    def settle() -> None:
+        many_files()
+        if (os.cpu_count() or 1) > core:
+            os.sched_setaffinity(0, {core})
+
+    return settle
 
 
 @contextmanager
@@ -118,6 +133,13 @@ def headwater(store: str = "memory:", streams: int = 1, options: Sequence[str] =
     with running(command, port) as pid:
         create(port, "/v1/stream/b%d", streams)
         yield Served([pid], port, "/v1/stream/b%d?format=sse", "/v1/stream/b%d")
+
+
+@contextmanager
+def headwater_on_disk(streams: int = 1) -> Iterator[Served]:
+    """The same on SQLite, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, headwater(f"sqlite:///{folder}/streams.db", streams) as served:
+        yield served
 
 
 @contextmanager
@@ -202,9 +224,12 @@ def nchan() -> Iterator[Served]:
 
 @contextmanager
 def pushpin() -> Iterator[Served]:
-    """Debian's Pushpin before an application of `apps/` that holds nothing."""
+    """Debian's Pushpin before an application of `apps/` that holds nothing.
+
+    Debian's has its requests made by zurl, which it expects to run as a service of the system; here it starts its own.
+    """
     found = shutil.which("pushpin")
-    if found is None:
+    if found is None or shutil.which("zurl") is None:
         raise Missing("sudo apt-get install pushpin")
     with ExitStack() as stack:
         behind = stack.enter_context(python_app("pushpin_origin:app"))
@@ -216,9 +241,28 @@ def pushpin() -> Iterator[Served]:
         (folder / "pushpin.conf").write_text(template)
         (folder / "routes").write_text(f"* 127.0.0.1:{behind.port}\n")
         pid = stack.enter_context(running([found, "--config", folder / "pushpin.conf"], port))
+        stack.callback(_ended, pid)
+        late = time.monotonic() + PATIENCE_SECONDS
+        while not _answers(port, "/events"):  # its port is there before the programs behind it have met each other
+            if time.monotonic() > late:
+                raise RuntimeError("pushpin does not reach the application behind it")
+            time.sleep(0.1)
         item = '{"items":[{"channel":"b","formats":{"http-stream":{"content":"data: '
         options = ["--post-port", str(control), "--prefix", item, "--suffix", '\\n\\n"}}}]}']
         yield Served(_family(pid), port, "/events", "/publish/", options)
+
+
+def _answers(port: int, path: str) -> bool:
+    """Whether a GET is answered with 200; what follows the head, perhaps for ever, is not awaited."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as to:
+        to.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
+        return to.recv(12) == b"HTTP/1.1 200"
+
+
+def _ended(pid: int) -> None:
+    """A program and those it started, which would outlive it if it alone were killed."""
+    for member in _family(pid):
+        os.kill(member, signal.SIGKILL)
 
 
 def _family(pid: int) -> list[int]:
@@ -229,3 +273,18 @@ def _family(pid: int) -> list[int]:
     for member in family:
         family += [child for child, parent in parents.items() if parent == member]
     return family
+
+
+FANS: dict[str, Server] = {
+    "C floor": floor,
+    "headwater": headwater,
+    "headwater, portable": headwater_portable,
+    "nchan": nchan,
+    "Pushpin": pushpin,
+    "StreamingResponse": partial(python_app, "starlette_app:app"),
+    "sse-starlette": partial(python_app, "sse_starlette_app:app"),
+    "FastAPI SSE": partial(python_app, "fastapi_sse_app:app"),
+    "reference (Node)": node_reference,
+    "better-sse (Node)": better_sse,
+}
+"""All that give the events of one stream to many readers, by the names they have in tables."""

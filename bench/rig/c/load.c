@@ -7,6 +7,7 @@
    Opens N connections that each GET (a `%d` in the path becomes the reader's number modulo S) and read for ever. When all
    have been answered it prints `begin`, publishes for T seconds and prints `end` and one line of JSON. With --post it
    publishes itself: R times a second, or, with a rate of 0, as fast as each POST is answered. Without, the server does.
+   A --post-port other than the port is Pushpin's, which takes one request on each connection.
 
    A message is a JSON string that begins with `~` and 19 digits: when it was published, in ns of CLOCK_MONOTONIC. What is
    counted is the `~` of messages younger than `begin`: how a server frames them, and how the kernel cuts them, is all the same. */
@@ -29,6 +30,7 @@
 
 #define STAMP 19
 #define BUCKETS 40000 /* of 50 us: 2 s */
+#define AT_ONCE 50    /* readers that are not answered yet: Pushpin refuses some of 300 */
 
 struct reader {
     int fd;
@@ -123,6 +125,27 @@ static size_t post(int number) {
         method, path, port, content_type, size, size, body);
 }
 
+static void opened(int waiting, struct reader *one, int number) {
+    char path[512];
+    snprintf(path, sizeof path, get_path, number % streams);
+    *one = (struct reader){.fd = connected(port), .digits = -1};
+    int size = snprintf(request, sizeof request,
+        "GET %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept: text/event-stream\r\n%s\r\n", path, port, headers);
+    written(one->fd, request, (size_t)size);
+    fcntl(one->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = one};
+    epoll_ctl(waiting, EPOLL_CTL_ADD, one->fd, &event);
+}
+
+/* The publisher's connection, anew. */
+static void again(int waiting, struct reader *publisher) {
+    if (publisher->fd >= 0) close(publisher->fd);
+    publisher->fd = connected(post_port ? post_port : port);
+    fcntl(publisher->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = publisher};
+    epoll_ctl(waiting, EPOLL_CTL_ADD, publisher->fd, &event);
+}
+
 int main(int count, char **given) {
     for (int i = 1; i + 1 < count; i += 2) {
         const char *name = given[i], *value = given[i + 1];
@@ -152,31 +175,15 @@ int main(int count, char **given) {
 
     int waiting = epoll_create1(0);
     struct reader *all = calloc((size_t)readers + 1, sizeof *all);
-    for (int i = 0; i < readers; i++) {
-        char path[512];
-        snprintf(path, sizeof path, get_path, i % streams);
-        all[i] = (struct reader){.fd = connected(port), .digits = -1};
-        int size = snprintf(request, sizeof request,
-            "GET %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\naccept: text/event-stream\r\n%s\r\n", path, port, headers);
-        written(all[i].fd, request, (size_t)size);
-        fcntl(all[i].fd, F_SETFL, O_NONBLOCK);
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &all[i]};
-        epoll_ctl(waiting, EPOLL_CTL_ADD, all[i].fd, &event);
-    }
     struct reader *publisher = NULL;
-    if (post_path) {
-        publisher = &all[readers];
-        publisher->fd = connected(post_port ? post_port : port);
-        fcntl(publisher->fd, F_SETFL, O_NONBLOCK);
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = publisher};
-        epoll_ctl(waiting, EPOLL_CTL_ADD, publisher->fd, &event);
-    }
+    if (post_path) publisher = &all[readers], publisher->fd = -1, again(waiting, publisher);
 
     static char buffer[1 << 18];
     static struct epoll_event ready[512];
     uint64_t from = now() + 60000000000ull, due = 0, until = 0, posts = 0, answers = 0, end = 0;
     int free_to_post = 1, quiet = 0;
-    for (;;) {
+    for (int open = 0;;) {
+        while (open < readers && (uint64_t)open - answered < AT_ONCE) opened(waiting, &all[open], open), open++;
         uint64_t at = now();
         if (!begun && !quiet && answered == (uint64_t)readers) quiet = 1, from = at + (uint64_t)(settle * 1e9);
         if (!begun && at >= from) {
@@ -188,7 +195,7 @@ int main(int count, char **given) {
         if (end && (at >= end + 300000000ull || (rate == 0 && free_to_post) || !publisher)) break;
         if (begun && publisher && !end && free_to_post && (rate == 0 || at >= due)) {
             written(publisher->fd, request, post((int)posts++));
-            free_to_post = rate > 0, due += rate > 0 ? (uint64_t)(1e9 / rate) : 0;
+            free_to_post = rate > 0 && !post_port, due += rate > 0 ? (uint64_t)(1e9 / rate) : 0;
         }
         int wait = rate == 0 ? 20 : 1, n = epoll_wait(waiting, ready, 512, wait);
         at = now();
@@ -197,13 +204,14 @@ int main(int count, char **given) {
             ssize_t size = read(one->fd, buffer, sizeof buffer);
             if (size <= 0) {
                 if (size < 0 && errno == EAGAIN) continue;
-                if (one == publisher) die("the server closed the connection that publishes");
-                epoll_ctl(waiting, EPOLL_CTL_DEL, one->fd, NULL), lost++;
+                if (one != publisher) epoll_ctl(waiting, EPOLL_CTL_DEL, one->fd, NULL), lost++;
+                else if (answers < posts) die("the server closed the connection that publishes");
+                else again(waiting, publisher), free_to_post = 1;
             } else if (one == publisher) {
                 static int state = 0;
                 for (ssize_t j = 0; j < size; j++) { /* answers are counted by their status lines */
                     state = buffer[j] == "HTTP/1.1 2"[state] ? state + 1 : buffer[j] == 'H';
-                    if (state == 10) answers++, state = 0, free_to_post = 1;
+                    if (state == 10) answers++, state = 0, free_to_post = !post_port;
                 }
             } else if (!one->answered && size >= 12 && strncmp(buffer, "HTTP/1.1 200", 12))
                 die("a reader was refused: %.*s", (int)(size < 1000 ? size : 1000), buffer);
