@@ -1,11 +1,12 @@
-"""What do 10 readers that never read cost the server, on a 20 MB stream?
+"""What do 10 readers, and 100, that never read cost the server, on a 20 MB stream?
 
-    .venv/bin/python bench/stalled_readers.py [--message-bytes 65536] [--rounds 3]
+    .venv/bin/python bench/stalled_readers.py [--message-bytes 65536] [--rounds 3] [--only NAME]...
 
 Each round starts the reference server of Durable Streams (Node, in memory) and `headwater serve` (in memory, and on
 SQLite) afresh, one after the other; appends the stream; measures the resident memory; opens the readers
 (`offset=-1&live=sse` on sockets with a small buffer, never read); measures again after 5 s. Then one catch-up GET from
-the start says how much a server puts into one answer. The table shows medians over the rounds.
+the start says how much a server puts into one answer. The tables show medians over the rounds. What the kernel buffers
+for a connection is not the process's and not in them; `headwater serve` bounds that as well.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+from rig.report import keep
 
 REPOSITORY = Path(__file__).parents[1]
 JS = REPOSITORY / "tests" / "js"
 STREAM_BYTES = 20_000_000
-READERS = 10
+READERS = (10, 100)
+MOST_EACH = 64 * 1024
+"""Bytes of the process for each, which a reader of headwater is meant to stay below, by messages of up to as much."""
 STALLED_SECONDS = 5.0
 SMALL_BUFFER = 4096
 TEXT = {"content-type": "text/plain"}
@@ -102,13 +107,13 @@ def stalled_reader(port: int, path: str) -> socket.socket:
     return reader
 
 
-def measure(pid: int, url: str, message_bytes: int) -> Costs:
+def measure(pid: int, url: str, message_bytes: int, count: int) -> Costs:
     path = "/v1/stream/bench"
     with httpx.Client(base_url=url, timeout=60) as client, contextlib.ExitStack() as readers:
         append_all(client, path, message_bytes)
         time.sleep(1.0)  # what the appends left behind may go first
         before = resident(pid)
-        for _ in range(READERS):
+        for _ in range(count):
             readers.enter_context(stalled_reader(httpx.URL(url).port or 80, path))
         time.sleep(STALLED_SECONDS)
         after = resident(pid)
@@ -116,17 +121,17 @@ def measure(pid: int, url: str, message_bytes: int) -> Costs:
         return Costs(before, after, len(client.get(path, params={"offset": "-1"}).raise_for_status().content))
 
 
-def one_round(message_bytes: int) -> dict[str, Costs]:
+def one_round(message_bytes: int, count: int, only: Sequence[str] | None) -> dict[str, Costs]:
     with tempfile.TemporaryDirectory() as folder:
         servers = {
-            REFERENCE: reference(),
-            "headwater, memory:": headwater("memory:"),
-            "headwater, sqlite:": headwater(f"sqlite:///{folder}/streams.db"),
+            REFERENCE: reference,
+            "headwater, memory:": partial(headwater, "memory:"),
+            "headwater, sqlite:": partial(headwater, f"sqlite:///{folder}/streams.db"),
         }
         costs = {}
-        for name, server in servers.items():
-            with server as (pid, url):
-                costs[name] = measure(pid, url, message_bytes)
+        for name in only or servers:
+            with servers[name]() as (pid, url):
+                costs[name] = measure(pid, url, message_bytes, count)
         return costs
 
 
@@ -141,26 +146,43 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, {programs}"
 
 
-def show(rounds: Sequence[dict[str, Costs]]) -> None:
+def show(rounds: Sequence[dict[str, Costs]], count: int) -> None:
     growth = {name: [one[name].after - one[name].before for one in rounds] for name in rounds[0]}
-    theirs = statistics.median(growth[REFERENCE])
-    print("| server | MB before | MB after | growth MB (each round) | growth, of the reference's | MB in one answer |")
-    print("|---|---|---|---|---|---|")
+    theirs = statistics.median(growth[REFERENCE]) if REFERENCE in growth else None
+    print(
+        "| server | MB before | MB after | growth MB (each round) | KB a reader | of the reference's | MB in one answer |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name, grown in growth.items():
         before, after, answer = (statistics.median(one[name][field] for one in rounds) / 1e6 for field in range(3))
         each = ", ".join(f"{one / 1e6:.1f}" for one in grown)
-        ratio = statistics.median(grown) / theirs
-        print(f"| {name} | {before:.0f} | {after:.0f} | {each} | {ratio:.3f} | {answer:.2f} |")
+        middle = statistics.median(grown)
+        ratio = "" if theirs is None else f"{middle / theirs:.3f}"
+        kept = f"{middle / count / 1024:.0f}{' (more than meant)' if _is_too_much(name, middle / count) else ''}"
+        print(f"| {name} | {before:.0f} | {after:.0f} | {each} | {kept} | {ratio} | {answer:.2f} |")
+
+
+def _is_too_much(name: str, bytes_each: float) -> bool:
+    return name != REFERENCE and bytes_each > MOST_EACH
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--message-bytes", type=int, default=64 * 1024, help="of each append")
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--only", action="append", metavar="NAME", help="of the servers in the table")
     given = arguments.parse_args()
-    print(f"{READERS} readers that never read, {STREAM_BYTES / 1e6:.0f} MB stream by {given.message_bytes:,} bytes")
-    print(machine(), end="\n\n", flush=True)
-    show([one_round(given.message_bytes) for _ in range(given.rounds)])
+    print(machine())
+    figures = {}
+    for count in READERS:
+        print(
+            f"\n{count} readers that never read, {STREAM_BYTES / 1e6:.0f} MB stream by {given.message_bytes:,} bytes\n"
+        )
+        rounds = [one_round(given.message_bytes, count, given.only) for _ in range(given.rounds)]
+        show(rounds, count)
+        figures[count] = [{name: costs._asdict() for name, costs in one.items()} for one in rounds]
+    question = (__doc__ or "").partition("\n")[0]
+    keep("stalled_readers", question, {"message_bytes": given.message_bytes, "readers": figures})
 
 
 if __name__ == "__main__":
