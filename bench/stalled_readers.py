@@ -150,7 +150,7 @@ def show(rounds: Sequence[dict[str, Costs]], count: int) -> None:
     growth = {name: [one[name].after - one[name].before for one in rounds] for name in rounds[0]}
     theirs = statistics.median(growth[REFERENCE]) if REFERENCE in growth else None
     print(
-        "| server | MB before | MB after | growth MB (each round) | KB a reader | of the reference's | MB in one answer |"
+        "| server | MB before | MB after | growth MB (each round) | KB a reader | of reference's | MB in one answer |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, grown in growth.items():

@@ -167,6 +167,8 @@ class Reader:
     async def _pages(self) -> None:
         tail = self._cursor.tail
         while not self.gone:
+            if self._line is not None and self._line.is_full and self._park():
+                return  # without a task, and without what it has just sent
             if self._holds():
                 await self._hold()
                 continue
@@ -181,14 +183,14 @@ class Reader:
                 self._cursor.offset = skip.to
                 await self._write(skip.said)
                 continue
+            if page is not None and not page.up_to_date and self._line is None:
+                self._line = self._outlet.take(self)
             if page is not None and await self._send(page):
                 return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
-            if self._clock() >= self._rotate_at and self._anchored and not self.gone:
-                standing = self._standing(up_to_date=page is None or page.up_to_date)
-                await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
+            if await self._rotated(up_to_date=page is None or page.up_to_date):
                 return
             if page is None and tail.wakes == wakes and not self.gone:
                 if self._park():
@@ -213,6 +215,14 @@ class Reader:
             await self._finish(b"")
             return True
         return False
+
+    async def _rotated(self, *, up_to_date: bool) -> bool:
+        """It is time for another response."""
+        if self._clock() < self._rotate_at or not self._anchored or self.gone:
+            return False
+        standing = self._standing(up_to_date=up_to_date)
+        await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
+        return True
 
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
@@ -246,8 +256,13 @@ class Reader:
         return self._cursor.tail.rendered(key, lambda: self._format.render(page))
 
     async def _write(self, data: bytes) -> None:
-        if data and not self.gone:
+        if not data or self.gone:
+            return
+        if self._line is None:
             await self._taken(self._outlet.write(data))
+        else:  # what is not taken is waited for in the fan
+            self._last_write = self._clock()
+            self._line.write(framed(data))
 
     async def _finish(self, data: bytes) -> None:
         if not self.gone:
