@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from headwater.counts import Operations, Writes
 from headwater.decide import Create, Decision, Request, decide
 from headwater.errors import (
     BadRequest,
@@ -34,6 +35,7 @@ from headwater.errors import (
 from headwater.hub import Hub, Tail
 from headwater.model import Absent, Head
 from headwater.store import Store
+from headwater.stores.timed import TimedStore
 
 LONGEST_NAME: Final = 1024
 """Characters. Names are paths of URLs, and proxies cut those at 8 KB; a multi-byte character takes up to 12 there."""
@@ -79,7 +81,8 @@ class Commits:
     """All heads of one store, and every change to them."""
 
     def __init__(self, store: Store, hub: Hub, limits: Limits, clock: Callable[[], int]) -> None:
-        self.store, self.hub, self.limits, self.clock = store, hub, limits, clock
+        self.writes, self.operations = Writes(), Operations()
+        self.store, self.hub, self.limits, self.clock = TimedStore(store, self.operations), hub, limits, clock
         self.on_decision: Callable[[str, Decision], Head] = lambda _, decision: decision.head
         """Has the last word on a head before it is committed: when the sweeper is to look at the stream."""
         self.on_commit: list[Callable[[str, Decision], None]] = []
@@ -91,30 +94,39 @@ class Commits:
 
     async def carry_out(self, name: str, request: Request) -> Decision:
         """Decide `request` on the stream's head and commit what was decided, again if the head has moved."""
-        tail = self.hub.tail(name)
+        tail, began = self.hub.tail(name), time.perf_counter()
         commit = self._at_once(tail, request)
         if commit is not None and _succeeded(commit[0]):
             await self._let_others_run()
+            self.writes.answered(request, commit[1], time.perf_counter() - began)
             return commit[1]
         call = tail.begun()
         try:
-            return await self._carried_out(tail, request, call, commit)
+            decision = await self._carried_out(tail, request, call, commit)
         finally:
             tail.ended(call)
+        self.writes.answered(request, decision, time.perf_counter() - began)
+        return decision
 
     def at_once(self, name: str, request: Request) -> asyncio.Future[Decision] | Decision | None:
         """The same without a task, where nothing has to be asked for first: committed, or a commit on its way, whose
         future nobody may cancel. None: it is for `carry_out`; nothing has happened."""
-        tail = self.hub.tail(name)
+        tail, began = self.hub.tail(name), time.perf_counter()
         commit = self._at_once(tail, request)
         if commit is None:
             return None
         future, decision = commit
         if _succeeded(future):
+            self.writes.answered(request, decision, time.perf_counter() - began)
             return decision
         call, done = tail.begun(), asyncio.get_running_loop().create_future()
         future.add_done_callback(functools.partial(self._done, tail, call, request, decision, done))
+        done.add_done_callback(functools.partial(self._answered, request, began))
         return done
+
+    def _answered(self, request: Request, began: float, done: asyncio.Future[Decision]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.writes.answered(request, done.result(), time.perf_counter() - began)
 
     def _done(
         self,
@@ -202,13 +214,14 @@ class Commits:
             return None
         head = _marked(before, self.on_decision(tail.name, decision))
         decision = Decision(head, decision.messages, decision.what, decision.replaced)
+        began = time.perf_counter()
         future = asyncio.ensure_future(self.store.commit(tail.name, before, head, decision.messages))
         tail.latest = head
         if tail.outstanding is None and future.done():  # by a store that need not wait; else in order
-            self._committed(tail, decision, future)
+            self._committed(tail, before, decision, began, future)
         else:
             tail.outstanding = future
-            future.add_done_callback(functools.partial(self._committed, tail, decision))
+            future.add_done_callback(functools.partial(self._committed, tail, before, decision, began))
         return future, decision
 
     def _drawn(self) -> int:
@@ -259,14 +272,20 @@ class Commits:
         if tail is not None:
             tail.forget()
 
-    def _committed(self, tail: Tail, decision: Decision, done: asyncio.Future[None]) -> None:
+    def _committed(
+        self, tail: Tail, before: Head | Absent, decision: Decision, began: float, done: asyncio.Future[None]
+    ) -> None:
         """A commit is done, in the order of submission, whether or not its caller still waits."""
         if tail.outstanding is done:
             tail.outstanding = None
-        if done.cancelled() or done.exception() is not None:
+        self.operations.done("commit", time.perf_counter() - began)
+        error = asyncio.CancelledError() if done.cancelled() else done.exception()
+        if error is not None:
+            self.operations.failed("commit", error)
             tail.forget()
             return
         tail.grow(decision.head, decision.messages)
+        self.writes.committed(tail.name, before, decision, first=decision.head.version >> MARK_BITS == 2)
         for tell in self.on_commit:
             tell(tail.name, decision)
 

@@ -8,24 +8,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from typing import Final
 
 from headwater.errors import OffsetGone, StreamDeleted, StreamNotFound
+from headwater.formats.characters import whole
 from headwater.hub import Hub, Tail, page_of
 from headwater.lineage import read_messages
 from headwater.model import Absent, Head, Offset, Page
 from headwater.store import Store
+
+HELD_BYTES: Final = 1024 * 1024
+"""Held back of text, behind a first message, for the rest of a character; what is more is given as it is."""
 
 
 class Cursor:
     """Pulls pages. Look with `take`; where it gives None, wait with `tail.waiter()` and look again."""
 
     def __init__(
-        self, store: Store, hub: Hub, clock: Callable[[], int], tail: Tail, start: Offset, max_bytes: int
+        self,
+        store: Store,
+        hub: Hub,
+        clock: Callable[[], int],
+        tail: Tail,
+        start: Offset,
+        max_bytes: int,
+        *,
+        resumes: bool = False,
     ) -> None:
+        """`resumes`: whoever reads has said where it was."""
         self._store, self._hub, self._clock = store, hub, clock
         self.tail = tail
         self.offset = start
         self.max_bytes = max_bytes
+        self.resumes = resumes
         self._closed = False
 
     def __repr__(self) -> str:
@@ -37,15 +52,40 @@ class Cursor:
             self._closed = True
             self._hub.leave(self.tail)
 
-    async def take(self) -> Page | None:
+    async def take(self, *, whole_characters: bool = False) -> Page | None:
         """The next page, moving behind it; None where the reader is at the tail of an open stream.
+
+        `whole_characters`: messages at its end wait for the rest of a character; what never gets one is given when the
+        stream is closed, or when it is too much to wait for.
 
         At the end of a closed stream: an empty page that says `closed`. Cancelled: the offset has not moved. Raises
         StreamNotFound, OffsetGone, StoreUnavailable.
         """
+        page = await self._moved()
+        return await self._whole(page) if whole_characters and page is not None else page
+
+    async def _moved(self) -> Page | None:
         page = self.ready() or await self._fetched()
         if page is not None:
             self.offset = page.next
+        return page
+
+    async def _whole(self, page: Page) -> Page | None:
+        start = page.start
+        while not page.closed:
+            shown = whole(page.messages)
+            if shown == len(page.messages) > 0:
+                return page
+            if shown:
+                self.offset = page.messages[shown - 1].offset
+                return page._replace(messages=page.messages[:shown], next=self.offset)
+            if sum(len(message.data) for message in page.messages[1:]) > HELD_BYTES:
+                return page
+            more = None if page.up_to_date else await self._moved()
+            if more is None:  # looked at again at the next wake
+                self.offset = start
+                return None
+            page = more._replace(messages=[*page.messages, *more.messages], start=start)
         return page
 
     def ready(self) -> Page | None:
@@ -71,6 +111,14 @@ class Cursor:
         if not isinstance(head, Head) or head.closed or head.deleted is not None or head.expired(self._clock()):
             return False
         return self.offset == head.offset
+
+    def behind(self, now: int) -> tuple[int, float]:
+        """Messages that are still to be taken, and for how many seconds the first of them has been there; as far as is
+        known without the store. `now` in ms."""
+        head = self.tail.head
+        if not isinstance(head, Head) or head.generation != self.offset.generation or self.offset >= head.offset:
+            return 0, 0.0
+        return head.tail - self.offset.position, max(0, now - self.tail.time_after(self.offset, head.appended)) / 1000
 
     async def _fetched(self) -> Page | None:
         head, name = self.tail.head, self.tail.name

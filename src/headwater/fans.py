@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Hashable
-from typing import Final, Protocol
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, NamedTuple, Protocol
 
 from headwater.hub import Tail
 from headwater.joining import Joining
@@ -35,32 +35,53 @@ _LOOKED_AT_ONCE: Final = 32
 """Readers between two looks at the clock."""
 
 
+class Frame(NamedTuple):
+    """The bytes that lead some readers on to `end`."""
+
+    data: bytes
+    end: Offset
+    since: int
+    """When the first of their messages was appended, ms."""
+    transport: str
+
+
 class Frames:
     """What was made in one slice: by what a reader is and where it stands, the bytes, and where it stands then.
 
     The newest stands apart, to be compared by identity: in nearly every slice it is the same for all.
     """
 
-    __slots__ = ("_made", "data", "end", "key", "start")
+    __slots__ = ("_made", "_times", "count", "data", "end", "key", "start")
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, tuple[bytes, Offset]] | None = None  # mostly there is but one
+        self._made: dict[tuple[Hashable, Offset], Frame] = {}
+        self._times: dict[tuple[Hashable, Offset], int] = {}
+        self.count = 0
+        """To how many readers the newest was written since it became that."""
         self.key: Hashable = None
         self.start = self.end = BEGINNING
         self.data = b""
 
-    def find(self, key: Hashable, start: Offset) -> tuple[bytes, Offset] | None:
+    def find(self, key: Hashable, start: Offset) -> Frame | None:
         """What was made for readers of this `key` that stand there."""
-        if key == self.key and start == self.start:
-            return self.data, self.end
-        return None if self._made is None else self._made.get((key, start))
+        return self._made.get((key, start))
 
-    def keep(self, key: Hashable, start: Offset, data: bytes, end: Offset) -> None:
-        if self.key is not None:
-            if self._made is None:
-                self._made = {}
-            self._made[self.key, self.start] = self.data, self.end
-        self.key, self.start, self.data, self.end = key, start, data, end
+    def keep(self, key: Hashable, start: Offset, frame: Frame) -> None:
+        self._note()
+        self._made[key, start] = frame
+        self.key, self.start, self.data, self.end = key, start, frame.data, frame.end
+
+    def written(self) -> Iterator[tuple[Frame, int, int]]:
+        """Each, the messages in it, and to how many readers it was written."""
+        self._note()
+        for (key, start), times in self._times.items():
+            frame = self._made[key, start]
+            yield frame, frame.end.position - start.position, times
+
+    def _note(self) -> None:
+        if self.count:
+            self._times[self.key, self.start] = self._times.get((self.key, self.start), 0) + self.count
+            self.count = 0
 
 
 class Waiting(Protocol):
@@ -76,9 +97,10 @@ class Waiting(Protocol):
 class Fan:
     """Those of one tail and one joining time. Called on the loop only."""
 
-    def __init__(self, tail: Tail, joining: Joining | None) -> None:
+    def __init__(self, tail: Tail, joining: Joining | None, wrote: Callable[[Frames], None]) -> None:
         self.tail = tail
         self.joining = joining
+        self._wrote = wrote
         self._readers: dict[Waiting, None] = {}
         self._left: list[Waiting] = []  # of the round that goes on
         self._wakes = 0
@@ -162,6 +184,7 @@ class Fan:
                     reader.pull(frames, now)
             del left[-_LOOKED_AT_ONCE:]
             now = time()
+        self._wrote(frames)
         if joining is not None and self._everybody and frames.data:
             joining.wrote(self.tail, begun)
         if left or self._again or self._wakes != self.tail.wakes:
@@ -171,8 +194,10 @@ class Fan:
 class Fans:
     """All of one Delivery, by tail and joining time."""
 
-    def __init__(self) -> None:
+    def __init__(self, wrote: Callable[[Frames], None]) -> None:
+        """`wrote` is told what was written in each slice."""
         self._fans: dict[tuple[Tail, float], Fan] = {}
+        self._wrote = wrote
 
     def __repr__(self) -> str:
         return f"<Fans [{len(self._fans)}]>"
@@ -185,7 +210,7 @@ class Fans:
         key = tail, 0.0 if joining is None else joining.seconds
         fan = self._fans.get(key)
         if fan is None:
-            fan = self._fans[key] = Fan(tail, None if joining is None else joining.copy())
+            fan = self._fans[key] = Fan(tail, None if joining is None else joining.copy(), self._wrote)
             fan._wakes = tail.wakes
             tail.on_wake[fan.wake] = None
         fan.add(reader)

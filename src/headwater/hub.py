@@ -86,6 +86,12 @@ class Tail:
         end = bisect_right(self._sums, self._sums[index] + max_bytes) - 1
         return self._messages[index : min(max(end, index + 1), index + MOST_MESSAGES)]
 
+    def time_after(self, offset: Offset, otherwise: int) -> int:
+        """When the message after `offset` was appended, ms, or the oldest in the ring, where that one is older;
+        `otherwise` where there is none."""
+        found = self.messages(offset, 1) or self._messages[:1]
+        return found[0].time if found else otherwise
+
     @property
     def newest(self) -> Message | None:
         """The last message of the ring."""
@@ -264,6 +270,8 @@ class Hub:
         self._tails: dict[str, Tail] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._watch = watch
+        self.readers = 0
+        """Of all tails."""
 
     def __repr__(self) -> str:
         return f"<Hub [{len(self._tails)} tails, {len(self._idle)} of them idle]>"
@@ -292,6 +300,7 @@ class Hub:
         tail = self.tail(name)
         self._idle.pop(name, None)
         tail.readers += 1
+        self.readers += 1
         if tail.readers == 1:
             self._watch(name, True)
             tail.head = None  # nobody listened for other processes until now, so what is known may be old
@@ -300,6 +309,7 @@ class Hub:
     def leave(self, tail: Tail) -> None:
         """A reader goes."""
         tail.readers -= 1
+        self.readers -= 1
         if not tail.readers:
             self._watch(tail.name, False)
             tail.rest()

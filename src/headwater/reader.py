@@ -25,23 +25,21 @@ from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
-from headwater.fans import Fan, Fans, Frames
+from headwater.fans import Fan, Fans, Frame, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.joining import Joining
-from headwater.model import Head, Offset, Page
+from headwater.model import Head, Page
 from headwater.outlet import Line, Outlet, framed
 from headwater.slow import DEFAULT_SLOW, Keeping, Slow
 from headwater.streams import Streams
+from headwater.visits import Visit
 
 _store_log = logging.getLogger("headwater.store")
 """For the server's operator: clients are told no more than that the store is away."""
 
 UNFINISHED: Final = frozenset({"failed", "cancelled"})
 """Outcomes of a closed stream that must not look like the end of a whole one."""
-
-HELD_BYTES: Final = 1024 * 1024
-"""Held back of text, behind a first message, for the rest of a character; what is more is sent as it is."""
 
 ROTATION_JITTER: Final = 0.1
 """Of the time between rotations, more or less: those who came together do not all come back together."""
@@ -71,9 +69,10 @@ class Policy:
     never; what it is good for are shared caches that collapse requests, which need them to end."""
 
 
-class Pace(NamedTuple):
-    """How small messages share a reader's writes, and how it keeps up."""
+class Stay(NamedTuple):
+    """What is counted of a reader, how small messages share its writes, and how it keeps up."""
 
+    visit: Visit
     joining: Joining | None
     keeping: Keeping
 
@@ -95,13 +94,13 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
-        pace: Pace,
+        stay: Stay,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
-        self._joining, self._keeping = pace
+        self.visit, self._joining, self._keeping = stay
         self._on_over = on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
@@ -173,7 +172,7 @@ class Reader:
                 await self._hold()
                 continue
             wakes = tail.wakes
-            page = await self._take()
+            page = await self._cursor.take(whole_characters=self._format.in_characters)
             if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
                 page = self._standing(up_to_date=True)
             self._begun = True
@@ -183,8 +182,6 @@ class Reader:
                 self._cursor.offset = skip.to
                 await self._write(skip.said)
                 continue
-            if page is not None and not page.up_to_date and self._line is None:
-                self._line = self._outlet.take(self)
             if page is not None and await self._send(page):
                 return
             # Only now: a stream that was closed because the server goes away has told its own end.
@@ -199,19 +196,24 @@ class Reader:
 
     async def _send(self, page: Page) -> bool:
         """True: the response is over with it."""
+        if not page.up_to_date and self._line is None:
+            self._line = self._outlet.take(self)
         data = self._rendered(page)
         await self._write(data)
+        self.visit.wrote(page, len(data))
         if self._joining is not None and page.messages and page.up_to_date:
             self._joining.wrote(self._cursor.tail, self._last_write)
         if not (data or page.up_to_date):
             await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
         self._anchored = self._anchored or bool(page.messages)
+        self.visit.ended = "ended" if page.closed else ""
         if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
             raise _Interrupted
         if page.closed:
             await self._finish(self._format.ending(page))
             return True
         if self._format.pauses(page):
+            self.visit.ended = "paused"
             await self._finish(b"")
             return True
         return False
@@ -220,33 +222,13 @@ class Reader:
         """It is time for another response."""
         if self._clock() < self._rotate_at or not self._anchored or self.gone:
             return False
+        self.visit.ended = "rotated"
         standing = self._standing(up_to_date=up_to_date)
         await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
         return True
 
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
-
-    async def _take(self) -> Page | None:
-        """The next page. Where the format needs it, messages at its end wait for the rest of a character; what never
-        gets one is sent when the stream is closed, or when it is too much to wait for."""
-        cursor, start = self._cursor, self._cursor.offset
-        page = await cursor.take()
-        while page is not None and self._format.in_characters and not page.closed:
-            shown = whole(page.messages)
-            if shown == len(page.messages) > 0:
-                return page
-            if shown:
-                cursor.offset = page.messages[shown - 1].offset
-                return page._replace(messages=page.messages[:shown], next=cursor.offset)
-            if sum(len(message.data) for message in page.messages[1:]) > HELD_BYTES:
-                return page
-            more = None if page.up_to_date else await cursor.take()
-            if more is None:  # looked at again at the next wake
-                cursor.offset = start
-                return None
-            page = more._replace(messages=[*page.messages, *more.messages], start=start)
-        return page
 
     def _rendered(self, page: Page) -> bytes:
         if not page.up_to_date or self._format.key is None:
@@ -276,6 +258,7 @@ class Reader:
     async def _interrupt(self, error: HeadwaterError) -> None:
         if isinstance(error, StoreError) and self._streams.is_open:
             _store_log.error("a request failed: %s", error)
+        self.visit.ended = error.code
         for tell in self._streams.on_interruption:
             tell(error)
         said = self._format.interruption(error)
@@ -318,6 +301,7 @@ class Reader:
             tail.discard(self._waiter)
             self._waiter = None
         if self._is_silent() and not self.gone:
+            self._streams.reads.heartbeats += 1
             await self._write(self._format.heartbeat)
 
     def _is_silent(self) -> bool:
@@ -355,12 +339,14 @@ class Reader:
         # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
         self._key = self._format.key or self
         self._fan = self._fans.join(self._cursor.tail, self, self._joining)
+        self.visit.parked()
         return True
 
     def _leave_fan(self) -> None:
         assert self._fan is not None
         self._fans.leave(self._fan, self)
         self._fan = None
+        self.visit.unparked()
 
     def _unpark(self, go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._leave_fan()
@@ -381,6 +367,7 @@ class Reader:
         self._anchored = True
         if frames.data:
             self._last_write = now
+            frames.count += 1
             line.write(frames.data)
 
     def pull_alone(self, now: float) -> None:
@@ -393,11 +380,13 @@ class Reader:
         made = self._made()
         if made is None:
             return
-        data, cursor.offset = made
+        events, cursor.offset = made.end.position - cursor.offset.position, made.end
         self._anchored = True
-        if data:
+        if made.data:
             self._last_write = now
-            line.write(data)
+            line.write(made.data)
+            seconds = (self._streams.clock() - made.since) / 1000
+            self._streams.reads.wrote(made.transport, events, len(made.data), seconds)
 
     def _framed(self, frames: Frames) -> bool:
         """Have the bytes of all that is new in `frames`, and move behind it. False: there is nothing, or more to it."""
@@ -408,11 +397,11 @@ class Reader:
             made = self._made()
             if made is None:
                 return False
-        frames.keep(key, start, *made)
-        cursor.offset = made[1]
+        frames.keep(key, start, made)
+        cursor.offset = made.end
         return True
 
-    def _made(self) -> tuple[bytes, Offset] | None:
+    def _made(self) -> Frame | None:
         """The bytes of all that is new, and where they end. None: there is nothing, or more to it."""
         page = self._shown()
         if page is None:
@@ -422,9 +411,14 @@ class Reader:
         data = self._format.render(page)
         if self._format.pauses(page):  # known only now
             self._cursor.offset = page.next
-            self._unpark(lambda: self._finish(data))
+            self._unpark(lambda: self._paused(page, data))
             return None
-        return framed(data), page.next
+        return Frame(framed(data), page.next, page.messages[0].time, self.visit.transport)
+
+    async def _paused(self, page: Page, data: bytes) -> None:
+        self.visit.ended = "paused"
+        self._streams.reads.wrote(self.visit.transport, len(page.messages), len(data), None)
+        await self._finish(data)
 
     def _shown(self) -> Page | None:
         """All that is new; None where there is nothing, or more to it."""
@@ -464,11 +458,13 @@ class Reader:
         """Its time has come: for a heartbeat, for the stream to expire, or for a stalled write to be given up."""
         if self._waits_for_client:
             self._give_up()
-        elif self._fan is None or self._clock() >= self._rotate_at or not self._cursor.at_tail:
-            self.wake()
-        elif self._is_silent() and self._line is not None:
+            return
+        if self._fan is not None and self._line is not None and self._is_silent():
             self._last_write = self._clock()
+            self._streams.reads.heartbeats += 1
             self._line.write(framed(self._format.heartbeat))
+        if self._fan is None or self._clock() >= self._rotate_at or not self._cursor.at_tail:
+            self.wake()
 
     def _give_up(self) -> None:
         if self.stalled:

@@ -82,7 +82,7 @@ class Keeping:
 
     __slots__ = ("_counted", "_known", "_slow", "is_slow")
 
-    def __init__(self, slow: Slow, counted: Counter[What]) -> None:
+    def __init__(self, slow: Slow, counted: Counter[str]) -> None:
         """`counted`: what became of slow readers."""
         self._slow, self._counted = slow, counted
         self._known: Head | Standing | None = None

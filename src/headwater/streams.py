@@ -24,16 +24,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from headwater.commits import Commits, Limits, checked_name, now_ms
+from headwater.counts import Reads, Resumed
 from headwater.cursor import Cursor
 from headwater.decide import Append, Create, Decision, ForkOf, Item, Request, Stamp
-from headwater.errors import BadRequest, HeadwaterError, OffsetGone, StreamExists, TooLarge
+from headwater.errors import BadOffset, BadRequest, HeadwaterError, OffsetGone, StreamExists, TooLarge
 from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
+from headwater.lag import LoopLag
 from headwater.leases import Leases
 from headwater.lineage import read_messages
 from headwater.model import Config, Head, Message, Offset, Page, Retention
-from headwater.positions import START, resolve
+from headwater.positions import NOW, START, resolve
 from headwater.retention import Keeping, Rules, checked
 from headwater.store import Store
 from headwater.stores import store_from_url
@@ -62,6 +64,8 @@ class Streams:
         self.limits, self.clock = limits, clock
         self.hub = Hub(lambda name, watched: self.store.watch(name, watched=watched))
         self._commits = Commits(self.store, self.hub, limits, clock)
+        self.writes, self.operations, self.reads = self._commits.writes, self._commits.operations, Reads()
+        """What this process wrote, how it used the store, and what its readers got (`headwater.counts`)."""
         self.leases = Leases(self._commits)
         self._forks = Forks(self._commits)
         self._keeping = Keeping(self._commits, self._forks, retention)
@@ -70,6 +74,8 @@ class Streams:
         self.on_commit = self._commits.on_commit
         """Functions told of each commit of this process, `(stream, decision)`, once it is durable. Must not raise."""
         self.on_commit.append(self._sweeper.committed)
+        self.lag = LoopLag()
+        """Of the loop that these streams belong to, while they are served (`headwater.http.lifespan`)."""
         self._open = False
         self.draining = False
         """The process is going away: readers are to be told and let go."""
@@ -275,20 +281,26 @@ class Streams:
         if tail is not None and tail.reaches(head.offset):  # else another process has gone beyond the ring
             messages = tail.messages(start, page_bytes)
         if not messages:
-            messages = await read_messages(self.store, name, head, start, max_bytes=page_bytes)
+            messages = await read_messages(self._commits.store, name, head, start, max_bytes=page_bytes)
         return page_of(head, start, messages)
 
     async def cursor(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Cursor:
         """A reader that stays: see `Cursor`. Close it. Raises like `read`."""
         tail = self.hub.join(name)
+        resumes = offset not in (None, START, NOW)
         try:
             head = await self.head(name)
             start = resolve(head, offset)
-        except BaseException:
+        except BaseException as error:
             self.hub.leave(tail)
+            if resumes and isinstance(error, OffsetGone | BadOffset):
+                self.reads.resumed[_refused(error, offset, head)] += 1
             raise
+        if resumes:
+            self.reads.resumed["ok" if start.position < head.tail else "nothing_new"] += 1
         self._commits.touch(name, head)
-        return Cursor(self.store, self.hub, self.clock, tail, start, max_bytes or self.limits.page_bytes)
+        size = max_bytes or self.limits.page_bytes
+        return Cursor(self._commits.store, self.hub, self.clock, tail, start, size, resumes=resumes)
 
     async def follow(self, name: str, offset: Offset | str | None = None) -> AsyncGenerator[Page]:
         """Page after page from `offset`, waiting for more at the tail; ends after the page that says `closed`.
@@ -310,7 +322,7 @@ class Streams:
         """Streams whose name starts with `prefix`, by name, beyond `after`; at most `limit`, expired ones left out."""
         alive: list[tuple[str, Head]] = []
         while True:
-            found = await self.store.list(prefix, after=after, limit=limit, newest=newest)
+            found = await self._commits.store.list(prefix, after=after, limit=limit, newest=newest)
             now = self.clock()
             alive += [(name, head) for name, head in found if not head.expired(now) and head.deleted is None]
             if len(found) < limit or len(alive) >= limit:
@@ -319,11 +331,19 @@ class Streams:
 
     def statistics(self) -> dict[str, int]:
         """Figures for a console or metrics: tails held, readers on them, and the store's own."""
-        readers = sum(tail.readers for tail in self.hub)
-        return {"tails": len(self.hub), "readers": readers, **self.store.statistics()}
+        own = {f"written_{name}": value for name, value in self.writes.statistics().items()}
+        return {"tails": len(self.hub), "readers": self.hub.readers, **own, **self.store.statistics()}
 
     # -- what changes without being asked ---------------------------------------------------------------------------
 
     def _woken(self, name: str) -> None:
         """Another process may have changed this stream."""
         self._commits.forget(name)
+
+
+def _refused(error: OffsetGone | BadOffset, offset: Offset | str | None, head: Head) -> Resumed:
+    """What became of a reader that wanted to go on behind `offset`."""
+    if isinstance(error, BadOffset):
+        return "bad_offset"
+    asked = Offset.parse(offset) if isinstance(offset, str) else offset
+    return "gap" if asked is not None and asked.generation == head.generation else "other_stream"

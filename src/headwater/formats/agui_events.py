@@ -37,6 +37,8 @@ _TYPE_BYTES: Final = 40  # `type` stands first
 class AguiEvents(ServerSentEvents):
     """AG-UI over server-sent events."""
 
+    transport = "ag-ui"
+
     def __init__(self) -> None:
         super().__init__("application/json", named=False)
 
@@ -63,6 +65,8 @@ class AguiEvents(ServerSentEvents):
 
 class AguiLines(Lines):
     """AG-UI as `{"id": …, "chunk": event}`, one a line: TanStack AI's `fetchHttpStream`, which resumes by those ids."""
+
+    transport = "ag-ui"
 
     def __init__(self) -> None:
         super().__init__("application/json", tells_failure=True)

@@ -21,6 +21,9 @@ class Format(abc.ABC):
     content_type: str
     """Of the response."""
 
+    transport: str = "other"
+    """What it is called in metrics and logs."""
+
     opening: bytes = b""
     """Sent at once, before anything has happened: a first byte that proxies and clients wait for."""
 

@@ -20,6 +20,7 @@ class Lines(Format):
     """`format=ndjson`: JSON messages as they are, text as JSON strings, other bytes as base64 in JSON strings."""
 
     content_type = "application/x-ndjson"
+    transport = "ndjson"
     heartbeat = b"\n"  # readers of NDJSON skip empty lines
 
     def __init__(self, stream_type: str, *, tells_failure: bool = False) -> None:
@@ -48,6 +49,7 @@ class Lines(Format):
 class Raw(Format):
     """`format=text`: the messages' bytes one after the other, each JSON message on a line of its own."""
 
+    transport = "text"
     tells_failure = False
 
     def __init__(self, stream_type: str) -> None:

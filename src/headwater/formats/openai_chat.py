@@ -229,6 +229,7 @@ class ChatChunks(Format):
     """
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "openai-chat"
     opening = sse.comment("open")
     heartbeat = sse.HEARTBEAT
     folds = True

@@ -309,6 +309,7 @@ class ResponseEvents(Format):
     """
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "openai-responses"
     opening = sse.comment("open")
     heartbeat = sse.HEARTBEAT  # one newline: after an id, the official Python client takes a blank line for an event
     folds = True
@@ -360,6 +361,7 @@ class WholeResponse(Format):
     may stand before a JSON value. Made for one reader."""
 
     content_type = "application/json"
+    transport = "openai-responses"
     heartbeat = b"\n"
     folds = True
     key = None

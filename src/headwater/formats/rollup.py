@@ -109,6 +109,7 @@ class RolledUp(Format):
         self._rollup = RollUp(lambda message: None if message.offset <= after else _piece(message), _joined)
         self.content_type, self.opening, self.heartbeat = told_by.content_type, told_by.opening, told_by.heartbeat
         self.in_characters, self.tells_failure = told_by.in_characters, told_by.tells_failure
+        self.transport = told_by.transport
 
     def __repr__(self) -> str:
         return f"<RolledUp {self._told_by!r} {self._rollup!r}>"

@@ -33,6 +33,7 @@ class ServerSentEvents(Format):
     """`format=sse`. The events of a stream of content type text/event-stream keep the names they were given."""
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "sse"
     # The line of `retry` is within the first event: on its own some clients would take it for an empty one.
     opening = sse.comment("open") + b"retry: %d\n" % RECONNECT_MS
     heartbeat = sse.HEARTBEAT

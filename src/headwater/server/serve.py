@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -28,9 +28,11 @@ from headwater.http.app import App, Page
 from headwater.http.asked import SocketLimits
 from headwater.http.auth import Keys, OpenDoor
 from headwater.http.lifespan import drain, opened
+from headwater.http.metrics import Metrics
 from headwater.http.origins import LOOPBACK, Origins, checked_origin
 from headwater.joining import MOST_MS
 from headwater.retention import Rules
+from headwater.server import logs, metrics_port
 from headwater.server.connection import Protocol, listen
 from headwater.server.upgraded import SocketProtocol
 from headwater.slow import DEFAULT_SLOW
@@ -89,6 +91,12 @@ class ServeConfig:
     max_readers: int | None = None
     max_readers_per_client: int | None = None
     log_level: str = "info"
+    log_format: logs.LogFormat = "human"
+    metrics_port: int | None = None
+    """Where `/metrics` is, on an address of its own, which needs no key then; None: beside all else."""
+    metrics_host: str = "127.0.0.1"
+    metrics_dir: str | None = None
+    """Shared by the processes behind one port or on one store, so that each tells the sum of all of them."""
     public_url: str | None = None
     """Where this server is reached from outside, for callbacks of webhooks; None: as their maker reached it."""
     pages: Mapping[str, Page] = field(default_factory=dict)
@@ -204,17 +212,32 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
         long_poll_seconds=config.long_poll,
         pages={**config.pages, **({"/v1/proxy/": proxy} if proxy is not None else {})},
         subscriptions=subscriptions,
+        metrics=(config.metrics_dir or True) if config.metrics_port is None else False,
     )
+    metrics = app.metrics or app.numbers(config.metrics_dir)
     listening = listen(config.host, config.port)
     try:
-        closing = () if proxy is None else (proxy,)
-        async with opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False):
+        closing = (metrics,) if proxy is None else (proxy, metrics)
+        async with (
+            opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False),
+            AsyncExitStack() as beside,
+        ):
+            metrics.begin()
+            if config.metrics_port is not None:
+                at = await beside.enter_async_context(_metrics_site(metrics, config, config.metrics_port))
+                logging.getLogger("headwater.server").info("metrics are at %s", at)
             server = _Server(_uvicorn(app, config), streams, runs)
             host = f"[{config.host}]" if ":" in config.host else config.host
             server.on_started = lambda: ready(f"http://{host}:{listening.getsockname()[1]}") if ready else None
             await server.serve(sockets=[listening])
     finally:
         listening.close()
+
+
+def _metrics_site(metrics: Metrics, config: ServeConfig, port: int) -> AbstractAsyncContextManager[str]:
+    # On loopback a page in somebody's browser may reach it by a name that lies.
+    hosts = [config.metrics_host] if is_loopback(config.metrics_host) else None
+    return metrics_port.listening(metrics, config.metrics_host, port, hosts=hosts)
 
 
 def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs | None:
