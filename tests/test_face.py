@@ -29,6 +29,7 @@ headwater
   Streams(store='memory:', *, limits=…, retention=(), clock=…)
     async aclose(self)
     async append(self, name, *values, key=None, stamp=None, expected=None, close=False, outcome=None)
+    at_once(self, name, request)
     async carry_out(self, name, request)
     async close(self, name, outcome='completed')
     async create(self, name, *values, content_type='application/json', ttl=None, expires_at=None,
@@ -42,6 +43,7 @@ headwater
     is_open
     async list(self, prefix='', *, after=None, limit=100, newest=False)
     async open(self)
+    async page(self, name, offset=None, *, max_bytes=None)
     async read(self, name, offset=None, *, max_bytes=None)
     statistics(self)
     writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None, join_ms=0)
@@ -173,6 +175,7 @@ headwater.server
     pause_writing(self)
     rest(self, cycle, remainder)
     resume_writing(self)
+    shutdown(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
         sse_max_seconds=None, join_ms=0, slow=…, retention=(), max_appends_per_second=None, max_readers=None,

@@ -149,15 +149,18 @@ def python_app(app: str, get: str = "/events", post: str = "/events", http: str 
 
 
 @contextmanager
-def node_reference(streams: int = 1) -> Iterator[Served]:
-    """The reference server of Durable Streams, in memory."""
+def node_reference(streams: int = 1, folder: str = "") -> Iterator[Served]:
+    """The reference server of Durable Streams: in memory, or with its files in a folder."""
     node = _node(JS / "node_modules", "tests/js")
+    env = {**os.environ, "DATA_DIR": folder}
+    command = [node, str(JS / "reference-server.mjs")]
     with subprocess.Popen(
-        [node, str(JS / "reference-server.mjs")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pinned(0)
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pinned(0), env=env
     ) as process:
         assert process.stdout is not None
         try:
-            port = int(process.stdout.readline().decode().rsplit(":", 1)[1])
+            said = next(line for line in process.stdout if line.startswith(b"http"))  # after what recovery says
+            port = int(said.decode().rsplit(":", 1)[1])
             create(port, "/v1/stream/b%d", streams)
             yield Served([process.pid], port, "/v1/stream/b%d?offset=-1&live=sse", "/v1/stream/b%d")
         finally:

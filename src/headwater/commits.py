@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from headwater.counts import Operations, Writes
-from headwater.decide import Create, Decision, Request, decide
+from headwater.decide import Append, Create, Decision, Request, decide
 from headwater.errors import (
     BadRequest,
     HeadwaterError,
@@ -162,9 +162,12 @@ class Commits:
         self._in_a_row = 0
 
     def _at_once(self, tail: Tail, request: Request) -> Commit | None:
-        """The commit of `request`, if it can be decided on what is known here, and nobody waits to be the next."""
+        """The commit of `request`, if it can be decided on what is known here, and nobody waits to be the next.
+
+        Not for what has an answer where the stream has expired, for that only the store knows (`_latest`).
+        """
         latest = tail.latest
-        if tail.in_turn or not isinstance(latest, Head) or latest.expired(self.clock()):
+        if tail.in_turn or not isinstance(latest, Head) or not isinstance(request, Append):
             return None
         return self._submitted(tail, latest, request)
 
@@ -213,9 +216,11 @@ class Commits:
         if not decision.changes:
             return None
         head = _marked(before, self.on_decision(tail.name, decision))
-        decision = Decision(head, decision.messages, decision.what, decision.replaced)
+        if head is not decision.head:
+            decision = decision._replace(head=head)
         began = time.perf_counter()
-        future = asyncio.ensure_future(self.store.commit(tail.name, before, head, decision.messages))
+        commit = self.store.commit(tail.name, before, head, decision.messages)
+        future = commit if isinstance(commit, asyncio.Future) else asyncio.ensure_future(commit)
         tail.latest = head
         if tail.outstanding is None and future.done():  # by a store that need not wait; else in order
             self._committed(tail, before, decision, began, future)
@@ -301,7 +306,7 @@ def checked_name(name: str) -> str:
     """`name`, if it can be a stream's. Raises BadRequest."""
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise BadRequest(f"a stream's name is 1 to {LONGEST_NAME} printable characters")
-    if not {".", ".."}.isdisjoint(name.split("/")):
+    if "." in name and not {".", ".."}.isdisjoint(name.split("/")):
         raise BadRequest("no part of a stream's name is . or .., which clients take out of addresses")
     if name == "__ds" or name.startswith("__ds/"):
         raise BadRequest("names under __ds/ are the protocol's own (Durable Streams 6)")
@@ -325,11 +330,12 @@ def _succeeded(future: asyncio.Future[None]) -> bool:
 
 
 def _copied(to: asyncio.Future[Decision], of: asyncio.Future[Decision]) -> None:
-    error = of.exception()
-    if error is None:
-        to.set_result(of.result())
-    else:
+    if of.cancelled():
+        to.set_exception(StoreUnavailable("the process is ending; try again"))
+    elif (error := of.exception()) is not None:
         to.set_exception(error)
+    else:
+        to.set_result(of.result())
 
 
 @asynccontextmanager

@@ -188,7 +188,7 @@ def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Dec
     if request.fork is not None:  # an offset tells by its generation which stream of the family it is of
         generation = max(generation, request.fork.lineage[-1].generation + 1)
     begin = request.fork.position if request.fork else 0
-    messages = _messages(request.items, Offset(generation, begin), now)
+    messages = _messages(request.items, generation, begin, now)
     head = Head(
         config=request.config,
         generation=generation,
@@ -281,7 +281,7 @@ def _append(head: Head, request: Append, now: int) -> Decision:
     # Checked after the producer: a retried batch must count as the duplicate it is, not as a step back.
     if request.seq is not None and head.seq is not None and request.seq.encode() <= head.seq.encode():
         raise SequenceRegression("Stream-Seq must increase with every append (compared byte by byte)")
-    messages = _messages(request.items, head.offset, now)
+    messages = _messages(request.items, head.generation, head.tail, now)
     changed = msgspec.structs.replace(
         head,
         version=head.version + 1,
@@ -297,6 +297,8 @@ def _append(head: Head, request: Append, now: int) -> Decision:
 def _said(head: Head, request: Append, now: int) -> dict[str, Any]:
     """What else an append changes in the head: mostly nothing."""
     said: dict[str, Any] = {}
+    if request.stamp is None and request.seq is None and request.owner is None and not request.close:
+        return said
     if request.seq is not None:
         said["seq"] = request.seq
     if request.stamp is not None:
@@ -351,8 +353,7 @@ def _tuple(stamp: Stamp | None) -> tuple[str, int, int] | None:
     return None if stamp is None else (stamp.producer, stamp.epoch, stamp.seq)
 
 
-def _messages(items: Sequence[Item], tail: Offset, now: int) -> list[Message]:
-    generation, position = tail
+def _messages(items: Sequence[Item], generation: int, position: int, now: int) -> list[Message]:
     return [
         Message(data, Offset(generation, position + count), now, key)
         for count, (data, key) in enumerate(items, start=1)

@@ -15,6 +15,7 @@ import functools
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -153,10 +154,8 @@ class Tail:
             self._generation, self._base = generation, after_first - 1
             self._messages, self._sums = [], [0]
             self._memo.clear()
-        cost = self._sums[-1]
-        for message in messages:
-            cost += len(message.data) + MESSAGE_OVERHEAD
-            self._sums.append(cost)
+        costs = [len(message.data) + MESSAGE_OVERHEAD for message in messages]
+        self._sums.extend(islice(accumulate(costs, initial=self._sums[-1]), 1, None))
         self._messages.extend(messages)
         self._trim()
 

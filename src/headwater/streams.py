@@ -18,6 +18,7 @@ does not know, and with a `stamp` it may simply repeat it. Reading and following
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -221,6 +222,11 @@ class Streams:
                 raise
         return await self._forks.create(name, request)
 
+    def at_once(self, name: str, request: Append) -> asyncio.Future[Decision] | Decision | None:
+        """`carry_out` without a task, where nothing has to be asked for first: committed, or a commit on its way, whose
+        future nobody may cancel. None: nothing has happened, and it is for `carry_out` to say why."""
+        return self._commits.at_once(checked_name(name), request)
+
     def writer(
         self,
         name: str,
@@ -262,19 +268,25 @@ class Streams:
 
     async def read(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Page:
         """One page after `offset` (None or "-1": from the start; "now": the tail). Raises BadOffset, OffsetGone."""
+        return (await self.page(name, offset, max_bytes=max_bytes))[1]
+
+    async def page(
+        self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None
+    ) -> tuple[Head, Page]:
+        """The same, and the head by which the page was made."""
         try:
-            return await self._read(name, offset, max_bytes)
+            return await self._page(name, offset, max_bytes)
         except OffsetGone:
             if offset is not None and offset != START:
                 raise
-        return await self._read(name, offset, max_bytes)  # trimmed just now: the start is further on
+        return await self._page(name, offset, max_bytes)  # trimmed just now: the start is further on
 
-    async def _read(self, name: str, offset: Offset | str | None, max_bytes: int | None) -> Page:
+    async def _page(self, name: str, offset: Offset | str | None, max_bytes: int | None) -> tuple[Head, Page]:
         head = await self.head(name)
         start = resolve(head, offset)
         self._commits.touch(name, head)
         if start.position >= head.tail:
-            return page_of(head, start, [])
+            return head, page_of(head, start, [])
         tail = self.hub.known(name)
         page_bytes = max_bytes or self.limits.page_bytes
         messages: Sequence[Message] = []
@@ -282,7 +294,7 @@ class Streams:
             messages = tail.messages(start, page_bytes)
         if not messages:
             messages = await read_messages(self._commits.store, name, head, start, max_bytes=page_bytes)
-        return page_of(head, start, messages)
+        return head, page_of(head, start, messages)
 
     async def cursor(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Cursor:
         """A reader that stays: see `Cursor`. Close it. Raises like `read`."""

@@ -51,16 +51,13 @@ class AguiEvents(ServerSentEvents):
         self.opening = type(self).opening + sse.encode(sse.one_line(started), id=str(after))
 
     def render(self, page: Page) -> bytes:
-        said = super().render(page)
+        said = super().render(page._replace(messages=[one for one in page.messages if not _hidden(one)]))
         if (pause := pause_of(page)) is None:
             return said
         return said + sse.encode(sse.one_line(_interrupted(pause)), id=f"{page.next}{PAUSED}")
 
     def pauses(self, page: Page) -> bool:
         return pause_of(page) is not None
-
-    def _event(self, message: Message) -> bytes:
-        return b"" if _hidden(message) else super()._event(message)
 
 
 class AguiLines(Lines):

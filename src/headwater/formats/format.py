@@ -7,12 +7,13 @@ stream is over, or because something else is (then the reader must never take it
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 from headwater.decide import media_type
 from headwater.errors import HeadwaterError
-from headwater.model import Offset, Page
+from headwater.model import Message, Offset, Page
+from headwater.wire.sse import one_line
 
 
 class Format(abc.ABC):
@@ -90,3 +91,10 @@ def is_json(content_type: str) -> bool:
 def is_text(content_type: str) -> bool:
     """Whether messages are UTF-8 text."""
     return is_json(content_type) or content_type.lower().startswith("text/")
+
+
+def lines_of(messages: Sequence[Message]) -> list[bytes]:
+    """The JSON of messages, each on one line. Looked at all at once, for nearly all are so already."""
+    data = [message.data for message in messages]
+    whole = b"".join(data)
+    return data if one_line(whole) is whole else list(map(one_line, data))

@@ -18,7 +18,7 @@ import msgspec
 from headwater.decide import media_type
 from headwater.errors import HeadwaterError
 from headwater.formats.characters import joined
-from headwater.formats.format import Format, is_json, is_text
+from headwater.formats.format import Format, is_json, is_text, lines_of
 from headwater.model import Message, Offset, Page
 from headwater.wire import sse
 
@@ -59,7 +59,20 @@ class ServerSentEvents(Format):
     def render(self, page: Page) -> bytes:
         if self._kind == "text":
             return b"".join([sse.encode(text, id=self._id(last)) for text, last in joined(page.messages)])
+        if self._kind == "json":
+            return self._json_events(page)
         return b"".join(map(self._event, page.messages))
+
+    def _json_events(self, page: Page) -> bytes:
+        # Who catches up gets thousands at a time, which differ in position and data alone.
+        start = f"id: {self._prefix}{page.next.generation:016d}_".encode()
+        lines = lines_of(page.messages)
+        return b"".join(
+            [
+                b"%b%016d\ndata:%b\n\n" % (start, message.offset.position, line)
+                for message, line in zip(page.messages, lines, strict=True)
+            ]
+        )
 
     def _id(self, message: Message) -> str:
         return f"{self._prefix}{message.offset}"

@@ -26,6 +26,7 @@ from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
+from headwater.http.plain import PlainAppends
 from headwater.http.quality import PATH as QUALITY
 from headwater.http.quality import Quality
 from headwater.http.socket import PATH, SocketResource, not_upgraded
@@ -83,6 +84,8 @@ class App:
         self._outages = Outages(streams)
         self.traffic = Traffic()
         self._subscriptions = SubscriptionResource(subscriptions)
+        self.plain = PlainAppends(streams, self._auth, self._origins, self._admission, self._outages)
+        """What a server may ask before it makes a request of an append."""
         self.quality = Quality(streams, runs.agents if runs is not None else (), self._admission)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
         self._sockets.on_refusal = self.traffic.turned_away

@@ -96,8 +96,7 @@ class StreamResource:
         return await self._catch_up(exchange, name, offset)
 
     async def _catch_up(self, exchange: Exchange, name: str, offset: str | None) -> Answer:
-        page = await self._streams.read(name, offset)
-        head = await self._streams.head(name)
+        head, page = await self._streams.page(name, offset)
         headers = position(page) | {"content-type": head.config.content_type}
         if offset == NOW:
             headers["cache-control"] = "no-store"

@@ -54,8 +54,11 @@ class TimedStore(Store):
     async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
         return await self._timed("due", self._store.due(now, limit=limit))
 
-    async def owned(self) -> Sequence[tuple[str, Head]]:
-        return await self._timed("owned", self._store.owned())
+    async def owners(self) -> Sequence[str]:
+        return await self._timed("owners", self._store.owners())
+
+    async def owned(self, owner: str) -> Sequence[str]:
+        return await self._timed("owned", self._store.owned(owner))
 
     def watch(self, name: str, *, watched: bool) -> None:
         self._store.watch(name, watched=watched)
