@@ -33,7 +33,6 @@ FLOORS = {
         "policy",
         "problems",
         "subscriptions",
-        "taking",
         "visits",
     ),
     4: (

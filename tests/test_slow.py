@@ -247,3 +247,51 @@ async def test_where_a_reader_stood_is_known_as_long_as_the_ring_reaches():
 def test_bounds_that_cannot_be_are_refused(given):
     with pytest.raises(BadRequest):
         Slow(*given)
+
+
+@virtual_time
+async def test_who_takes_nothing_of_the_past_waits_without_a_task_and_gets_all_of_it_later():
+    async with open_site() as site:
+        await site.put("t", "", JSON)
+        await grow(site, 50)
+        call = site.call("GET", "t?format=sse")
+        await call.until(b'"000:x')
+        call.stall()
+        await asyncio.sleep(5)
+        if asgi_client.way == "direct":
+            assert not [
+                task for task in asyncio.all_tasks() if task.get_name().startswith(("call", "headwater-reader"))
+            ]
+        call.take()
+        await call.until(b'"049:x')
+        assert [call.text.count(f'"{n:03}:x') for n in range(50)] == [1] * 50
+        assert counted(site) == (0, 0, 0)
+        await call.leave()
+
+
+@virtual_time
+async def test_a_reader_that_fails_is_not_the_writers_fault():
+    class Broken(ServerSentEvents):
+        def render(self, page: Any) -> bytes:
+            if page.messages:
+                raise ZeroDivisionError
+            return b""
+
+    async with open_site() as site:
+        if asgi_client.way == "portable":
+            pytest.skip("there it is its own task that fails")
+        failed: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context["exception"]))
+        await site.put("t", "", JSON)
+
+        async def app(scope, receive, send):
+            cursor = await site.streams.cursor("t")
+            await site.app.delivery.respond(scope, receive, send, cursor, Broken(JSON))
+
+        call = asgi_client.Client(app).call("GET", "/")
+        await call.until(b"open")
+        await asyncio.sleep(1)
+        assert (await site.streams.append("t", 1)).position == 1
+        assert [type(error) for error in failed] == [ZeroDivisionError]
+        assert (await site.streams.read("t")).messages[0].data == b"1"
+        await call.leave()

@@ -6,11 +6,20 @@ import pytest
 
 from headwater import writer as writer_module
 from headwater.decide import Create
-from headwater.errors import Interrupted, ProducerFenced, StoreUnavailable, StreamClosed, StreamExists, TooLarge
+from headwater.errors import (
+    BadRequest,
+    Interrupted,
+    ProducerFenced,
+    StoreUnavailable,
+    StreamClosed,
+    StreamExists,
+    TooLarge,
+)
 from headwater.model import Config
 from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
 from headwater.streams import Limits, Streams
+from headwater.testing import virtual_time
 
 
 class Slow(MemoryStore):
@@ -460,3 +469,80 @@ async def test_a_writer_that_leaves_ends_nothing(streams):
     ]  # fmt: skip
     with pytest.raises(StreamClosed, match="left"):
         await mine.send("more")
+
+
+# -- joining ----------------------------------------------------------------------------------------------------------
+
+
+async def commits_of(streams, name):
+    """When each commit was made, and how many messages it had, from now on."""
+    loop, seen = asyncio.get_running_loop(), []
+    streams._commits.on_commit.append(
+        lambda of, decision: seen.append((round(loop.time(), 3), len(decision.messages))) if of == name else None
+    )
+    return seen
+
+
+@virtual_time
+async def test_what_is_sent_within_the_time_of_a_commit_goes_into_the_next():
+    async with Streams("memory:") as streams, streams.writer("a", join_ms=50) as writer:
+        seen = await commits_of(streams, "a")
+        for n in range(9):
+            await writer.send(n)
+            await asyncio.sleep(0.012)
+        await asyncio.sleep(1)
+        await writer.send("after a silence")
+        assert seen == [(0, 1), (0.05, 4), (0.1, 4), (1.108, 1)]
+
+
+@virtual_time
+async def test_nothing_waits_for_the_end_or_where_somebody_wants_it_durable():
+    async with Streams("memory:") as streams, streams.writer("a", join_ms=1000) as writer:
+        seen = await commits_of(streams, "a")
+        for n in range(3):
+            await writer.send(n)
+        assert seen == [(0, 1)]
+        await writer.flush()
+        assert seen == [(0, 1), (0, 2)]
+        await writer.send(3)
+        await writer.aclose()
+        assert await ending_of(streams) == ([b"0", b"1", b"2", b"3"], "completed")
+        assert asyncio.get_running_loop().time() == 0
+
+
+@virtual_time
+async def test_more_than_a_write_may_hold_does_not_wait_for_the_time_to_be_over():
+    async with Streams("memory:") as streams, streams.writer("a", join_ms=1000) as writer:
+        seen = await commits_of(streams, "a")
+        for _ in range(5):
+            await writer.send("x" * 20_000)
+            await asyncio.sleep(0.1)
+        assert seen == [(0, 1), (0.4, 4)]
+
+
+@virtual_time
+async def test_a_loop_of_sends_is_no_loop_of_commits():
+    async with Streams("memory:") as streams, streams.writer("a") as writer:
+        seen = await commits_of(streams, "a")
+        for n in range(1000):
+            await writer.send(n)
+        await writer.flush()
+        assert seen == [(0, 1), (0, 999)]
+
+
+async def test_a_durable_writer_joins_too(tmp_path):
+    async with Streams(f"sqlite:///{tmp_path}/a.db") as streams, streams.writer("a", join_ms=1000) as writer:
+        seen = await commits_of(streams, "a")
+        for n in range(5):
+            await writer.send(n)
+        await until(lambda: seen)
+        for n in range(5, 10):
+            await writer.send(n)
+        assert await writer.flush() == (await streams.head("a")).offset
+        assert [count for _, count in seen] == [1, 9]
+
+
+@pytest.mark.parametrize("join_ms", [-1, 1001])
+async def test_a_time_that_cannot_be_is_refused(streams, join_ms):
+    with pytest.raises(BadRequest):
+        streams.writer("a", join_ms=join_ms)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from typing import Final
 
 from headwater.errors import OffsetGone, StreamDeleted, StreamNotFound
+from headwater.formats.characters import whole
 from headwater.hub import Hub, Tail, page_of
 from headwater.lineage import read_messages
 from headwater.model import Absent, Head, Offset, Page
 from headwater.store import Store
+
+HELD_BYTES: Final = 1024 * 1024
+"""Held back of text, behind a first message, for the rest of a character; what is more is given as it is."""
 
 
 class Cursor:
@@ -48,15 +53,40 @@ class Cursor:
             self._closed = True
             self._hub.leave(self.tail)
 
-    async def take(self) -> Page | None:
+    async def take(self, *, whole_characters: bool = False) -> Page | None:
         """The next page, moving behind it; None where the reader is at the tail of an open stream.
+
+        `whole_characters`: messages at its end wait for the rest of a character; what never gets one is given when the
+        stream is closed, or when it is too much to wait for.
 
         At the end of a closed stream: an empty page that says `closed`. Cancelled: the offset has not moved. Raises
         StreamNotFound, OffsetGone, StoreUnavailable.
         """
+        page = await self._moved()
+        return await self._whole(page) if whole_characters and page is not None else page
+
+    async def _moved(self) -> Page | None:
         page = self.ready() or await self._fetched()
         if page is not None:
             self.offset = page.next
+        return page
+
+    async def _whole(self, page: Page) -> Page | None:
+        start = page.start
+        while not page.closed:
+            shown = whole(page.messages)
+            if shown == len(page.messages) > 0:
+                return page
+            if shown:
+                self.offset = page.messages[shown - 1].offset
+                return page._replace(messages=page.messages[:shown], next=self.offset)
+            if sum(len(message.data) for message in page.messages[1:]) > HELD_BYTES:
+                return page
+            more = None if page.up_to_date else await self._moved()
+            if more is None:  # looked at again at the next wake
+                self.offset = start
+                return None
+            page = more._replace(messages=[*page.messages, *more.messages], start=start)
         return page
 
     def ready(self) -> Page | None:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from headwater.cursor import Cursor
+from headwater.cursor import HELD_BYTES, Cursor
 from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
 from headwater.joining import Joining, joined_ms
@@ -23,7 +23,6 @@ from headwater.reader import LAST_WRITE_SECONDS, ROTATION_JITTER, Reader, Standi
 from headwater.rounds import Rounds
 from headwater.slow import Keeping, Slow
 from headwater.streams import Streams
-from headwater.taking import HELD_BYTES
 from headwater.traced import TRACEPARENT
 from headwater.visits import Visit
 

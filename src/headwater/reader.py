@@ -30,7 +30,6 @@ from headwater.outlet import Line, Outlet, framed
 from headwater.policy import Policy
 from headwater.slow import Keeping
 from headwater.streams import Streams
-from headwater.taking import taken
 from headwater.visits import Visit
 
 _store_log = logging.getLogger("headwater.store")
@@ -166,14 +165,13 @@ class Reader:
     async def _pages(self) -> None:
         tail = self._cursor.tail
         while not self.gone:
+            if self._line is not None and self._line.is_full and self._park():
+                return  # without a task, and without what it has just sent
             if self._holds():
                 await self._hold()
                 continue
             wakes = tail.wakes
-            page = await taken(self._cursor, in_characters=self._format.in_characters)
-            if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
-                page = self._standing(up_to_date=True)
-            self._begun = True
+            page = await self._next()
             if page is None or page.up_to_date:
                 self._keeping.up(tail)
             elif (skip := self._keeping.judge(tail, page, self._format, self._streams.clock())) is not None:
@@ -185,10 +183,7 @@ class Reader:
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
-            if self._clock() >= self._rotate_at and self._anchored and not self.gone:
-                self.visit.ended = "rotated"
-                standing = self._standing(up_to_date=page is None or page.up_to_date)
-                await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
+            if await self._rotated(up_to_date=page is None or page.up_to_date):
                 return
             if page is None and self._is_silent():
                 self._streams.reads.heartbeats += 1
@@ -198,8 +193,16 @@ class Reader:
                     return
                 await self._wait()
 
+    async def _next(self) -> Page | None:
+        page = await self._cursor.take(whole_characters=self._format.in_characters)
+        begun, self._begun = self._begun, True
+        # Who begins at the tail is told so, where a format has a word for it.
+        return self._standing(up_to_date=True) if page is None and not begun else page
+
     async def _send(self, page: Page) -> bool:
         """True: the response is over with it."""
+        if not page.up_to_date and self._line is None:
+            self._line = self._outlet.take(self)
         data = self._rendered(page)
         await self._write(data)
         self.visit.wrote(page, len(data))
@@ -218,6 +221,15 @@ class Reader:
             return True
         return False
 
+    async def _rotated(self, *, up_to_date: bool) -> bool:
+        """It is time for another response."""
+        if self._clock() < self._rotate_at or not self._anchored or self.gone:
+            return False
+        self.visit.ended = "rotated"
+        standing = self._standing(up_to_date=up_to_date)
+        await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
+        return True
+
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
 
@@ -229,8 +241,13 @@ class Reader:
         return self._cursor.tail.rendered(key, lambda: self._format.render(page))
 
     async def _write(self, data: bytes) -> None:
-        if data and not self.gone:
+        if not data or self.gone:
+            return
+        if self._line is None:
             await self._taken(self._outlet.write(data))
+        else:  # what is not taken is waited for in the fan
+            self._last_write = self._clock()
+            self._line.write(framed(data))
 
     async def _finish(self, data: bytes) -> None:
         if not self.gone:
@@ -445,12 +462,13 @@ class Reader:
         """Its time has come: for a heartbeat, for the stream to expire, or for a stalled write to be given up."""
         if self._waits_for_client:
             self._give_up()
-        elif self._fan is None or self._clock() >= self._rotate_at or not self._cursor.at_tail:
-            self.wake()
-        elif self._is_silent() and self._line is not None:
+            return
+        if self._fan is not None and self._line is not None and self._is_silent():
             self._last_write = self._clock()
             self._streams.reads.heartbeats += 1
             self._line.write(framed(self._format.heartbeat))
+        if self._fan is None or self._clock() >= self._rotate_at or not self._cursor.at_tail:
+            self.wake()
 
     def _give_up(self) -> None:
         if self.stalled:

@@ -94,8 +94,8 @@ class Keeping:
         self.is_slow = False
 
     def not_up(self, tail: Tail, offset: Offset) -> None:
-        """It stands there, had everything a moment ago, and cannot take more now."""
-        if self._known is None or self._known.offset != offset:
+        """It stands there and cannot take more now. One that was at the tail had everything a moment ago."""
+        if self._known is not None and self._known.offset != offset:
             self._known = standing_at(tail, offset)
 
     def judge(self, tail: Tail, page: Page, format_: Format, now: int) -> Skip | None:
