@@ -74,7 +74,7 @@ def test_the_defaults_of_serve_are_those_of_the_server() -> None:
     ours["long_poll"] = ours.pop("long_poll_timeout")
     assert [ours.pop(name) for name in ("agents", "cors_origin", "retain", "proxy")] == [None] * 4
     config = ServeConfig()
-    slow = [ours.pop(f"slow_{name}") for name in ("readers", "after_bytes", "after_seconds")]
+    slow = [ours.pop(name) for name in ("slow_readers", "slow_after_bytes", "slow_after_seconds")]
     assert slow == [config.slow.what, config.slow.bytes, config.slow.seconds]
     assert ours == {name: getattr(config, name) for name in ours}
 

@@ -36,6 +36,7 @@ async def options(exchange):
     return JSONResponse({name: asked(level, getattr(socket, name)) for level, name in of})
 
 async def readers(exchange):
+    gc.unfreeze()  # what was there when the server was ready
     (delivery,) = [one for one in gc.get_objects() if type(one) is Delivery]
     return JSONResponse(delivery.statistics())
 

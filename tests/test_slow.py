@@ -292,6 +292,7 @@ async def test_a_reader_that_fails_is_not_the_writers_fault():
         await call.until(b"open")
         await asyncio.sleep(1)
         assert (await site.streams.append("t", 1)).position == 1
+        await asyncio.sleep(1)
         assert [type(error) for error in failed] == [ZeroDivisionError]
         assert (await site.streams.read("t")).messages[0].data == b"1"
         await call.leave()

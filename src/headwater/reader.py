@@ -24,6 +24,7 @@ from headwater.errors import Draining, HeadwaterError, StoreError
 from headwater.fans import Fan, Fans, Frame, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
+from headwater.hub import Tail
 from headwater.joining import Joining
 from headwater.model import Head, Offset, Page
 from headwater.outlet import Line, Outlet, framed
@@ -143,10 +144,11 @@ class Reader:
             self._outlet.cut()
         except OSError:
             pass  # ASGI 2.4: the client has left while we were sending
-        except Exception:
-            if self._outlet.direct:  # no server minds this task
-                self._outlet.cut()
-            raise
+        except Exception as error:
+            if not self._outlet.direct:
+                raise
+            self._outlet.cut()  # no server minds this task
+            asyncio.get_running_loop().call_exception_handler({"message": "a reader failed", "exception": error})
         finally:
             if not self.is_parked:
                 self._over()
@@ -197,13 +199,13 @@ class Reader:
         page = await self._cursor.take(whole_characters=self._format.in_characters)
         begun, self._begun = self._begun, True
         # Who begins at the tail is told so, where a format has a word for it.
-        return self._standing(up_to_date=True) if page is None and not begun else page
+        return _nothing_at(self._cursor.offset, up_to_date=True) if page is None and not begun else page
 
     async def _send(self, page: Page) -> bool:
         """True: the response is over with it."""
         if not page.up_to_date and self._line is None:
             self._line = self._outlet.take(self)
-        data = self._rendered(page)
+        data = _rendered(self._format, self._cursor.tail, page)
         await self._write(data)
         self.visit.wrote(page, len(data))
         if self._joining is not None and page.messages and page.up_to_date:
@@ -226,19 +228,9 @@ class Reader:
         if self._clock() < self._rotate_at or not self._anchored or self.gone:
             return False
         self.visit.ended = "rotated"
-        standing = self._standing(up_to_date=up_to_date)
+        standing = _nothing_at(self._cursor.offset, up_to_date=up_to_date)
         await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
         return True
-
-    def _standing(self, *, up_to_date: bool) -> Page:
-        return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
-
-    def _rendered(self, page: Page) -> bytes:
-        if not page.up_to_date or self._format.key is None:
-            return self._format.render(page)
-        # Everybody who keeps up asks for the same page: it is rendered once.
-        key = self._format.key, page.start, page.next, page.closed
-        return self._cursor.tail.rendered(key, lambda: self._format.render(page))
 
     async def _write(self, data: bytes) -> None:
         if not data or self.gone:
@@ -486,3 +478,14 @@ def _failed(error: Exception) -> Callable[[], Coroutine[Any, Any, None]]:
         raise error
 
     return fail
+
+
+def _nothing_at(offset: Offset, *, up_to_date: bool) -> Page:
+    return Page([], offset, offset, up_to_date, closed=False)
+
+
+def _rendered(format_: Format, tail: Tail, page: Page) -> bytes:
+    if not page.up_to_date or format_.key is None:
+        return format_.render(page)
+    # Everybody who keeps up asks for the same page: it is rendered once.
+    return tail.rendered((format_.key, page.start, page.next, page.closed), lambda: format_.render(page))
