@@ -295,4 +295,5 @@ async def test_a_reader_that_fails_is_not_the_writers_fault():
         await asyncio.sleep(1)
         assert [type(error) for error in failed] == [ZeroDivisionError]
         assert (await site.streams.read("t")).messages[0].data == b"1"
-        await call.leave()
+        with pytest.raises(Cut):
+            await call.leave()
