@@ -158,6 +158,7 @@ headwater.server
     connection_lost(self, exc)
     connection_made(self, transport)
     data_received(self, data)
+    eof_received(self)
     handle_websocket_upgrade(self)
     on_body(self, body)
     on_header(self, name, value)

@@ -163,8 +163,8 @@ class Reader:
             if page is not None:
                 data = self._rendered(page)
                 await self._write(data)
-                if not (data or page.up_to_date):
-                    await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
+                if not page.up_to_date:
+                    await asyncio.sleep(0)  # the others have their turn; who has left is found out
                 self._anchored = self._anchored or bool(page.messages)
                 if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
                     raise _Interrupted
