@@ -254,7 +254,9 @@ async def test_many_readers_of_one_page_render_it_once():
             for call in calls:
                 assert await call.until(b"\n\n") == event(n, b"%d" % n)
         assert Counted.renders == 10
-        assert bench.delivery.statistics() == {"readers": 200, "served": 200, "dropped": 0}
+        assert bench.delivery.statistics() == {
+            "readers": 200, "served": 200, "dropped": 0, "lagged": 0, "skipped": 0, "closed_slow": 0,
+        }  # fmt: skip
         for call in calls:
             await call.leave()
         nobody_is_left(bench)

@@ -29,6 +29,7 @@ headwater
   Streams(store='memory:', *, limits=…, retention=(), clock=…)
     async aclose(self)
     async append(self, name, *values, key=None, stamp=None, expected=None, close=False, outcome=None)
+    at_once(self, name, request)
     async carry_out(self, name, request)
     async close(self, name, outcome='completed')
     async create(self, name, *values, content_type='application/json', ttl=None, expires_at=None,
@@ -42,10 +43,12 @@ headwater
     is_open
     async list(self, prefix='', *, after=None, limit=100, newest=False)
     async open(self)
+    async page(self, name, offset=None, *, max_bytes=None)
     async read(self, name, offset=None, *, max_bytes=None)
     statistics(self)
-    writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None)
-  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None, producer=None)
+    writer(self, name, *, content_type='application/json', ttl=None, labels=None, producer=None, join_ms=0)
+  Writer(commits, leases, name, *, content_type='application/json', ttl=None, labels=None, producer=None,
+        join_ms=0)
     async aclose(self, outcome='completed', *last)
     async flush(self)
     async leave(self, *last)
@@ -56,7 +59,8 @@ headwater
   __version__
 headwater.http
   App(streams, runs=None, *, auth=None, origins=None, delivery=None, admission=None, long_poll_seconds=30.0,
-        pages=None, subscriptions=None)
+        pages=None, subscriptions=None, metrics=False)
+    numbers(self, directory=None)
   StreamResponse(content, request, *, status_code=200, headers=None, media_type='text/event-stream', owner='',
         framed=None, ttl=3600)
   async error_response(_, error)
@@ -80,12 +84,14 @@ headwater.runs
     async answer(self, run_id, answers, *, by='')
     async cancel(self, run_id, *, when='now')
     async claimed(self, idempotency_key, *, principal='')
+    figures
     async get(self, run_id)
     async interrupt(self)
     async list(self, *, before=None, limit=50, agent=None, status=None, thread=None, principal='')
     async open(self)
     async record(self, run_id)
     register(self, agent, name=None)
+    running(self)
     async settle(self, run_id, answers, *, by='')
     async start(self, agent, input, *, thread_id=None, idempotency_key=None, principal='', note=None,
           entry=None, request=None, cancel_when_unread=None)
@@ -99,7 +105,7 @@ headwater.client
     async create(self, path, *values, content_type='application/json', ttl=None, expires_at=None,
           retention=None, closed=False)
     async delete(self, path)
-    follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None)
+    follow(self, path_or_url, offset=None, *, by='auto', on_lost=None, on_connected=None, report=False)
     async fork(self, source, name, offset=None, sub_offset=None, *, ttl=None, expires_at=None)
     async head(self, path)
     async info(self, path)
@@ -121,11 +127,13 @@ headwater.client
     offset
     async send(self, *values)
     unsent
-  Reader(http, way, retry, on_lost=None, on_connected=None, *, over_to=None)
+  Reader(http, way, retry, on_lost=None, on_connected=None, *, over_to=None, service=None)
     async aclose(self)
     offset
     outcome
     over
+  Report(url, ended='left', client='python', events=0, reconnects=0, first_event=None, longest_gap=0.0,
+        lost=0.0)
   Retention(seconds=None, bytes=None, messages=None)
   Retry(shortest=0.2, longest=10.0, silence=45.0, connect=10.0, sleep=…, clock=…, jitter=…)
     pause(self, failures, asked=0.0)
@@ -166,11 +174,14 @@ headwater.server
     on_message_begin(self)
     on_message_complete(self)
     pause_writing(self)
+    rest(self, cycle, remainder)
     resume_writing(self)
+    shutdown(self)
   ServeConfig(store='sqlite:///headwater.db', host='127.0.0.1', port=4437, agents=(), auth=None,
         insecure=False, cors_origins=('loopback',), grace=10.0, heartbeat=15.0, long_poll=30.0,
-        sse_max_seconds=None, retention=(), max_appends_per_second=None, max_readers=None,
-        max_readers_per_client=None, log_level='info', public_url=None, pages=…, on_shutdown='resume',
+        sse_max_seconds=None, join_ms=0, slow=…, retention=(), max_appends_per_second=None, max_readers=None,
+        max_readers_per_client=None, log_level='info', log_format='human', metrics_port=None,
+        metrics_host='127.0.0.1', metrics_dir=None, public_url=None, pages=…, on_shutdown='resume',
         most_resumptions=5, proxy=…)
   listen(host, port)
   run(config, ready=None)

@@ -70,6 +70,16 @@ def test_an_sse_event_is_its_id_and_its_data(stream_type, data, expected):
     assert [event.id for event in decoded(rendered)] == [id_of(42)]
 
 
+@pytest.mark.parametrize("awkward", [b'"plain"', '"語"'.encode(), b'{\n"a":\r\n1}', f'"{AWKWARD}"'.encode()])
+def test_a_page_of_json_is_rendered_as_its_messages_one_by_one(awkward):
+    """However many there are, and whichever of them is not on one line."""
+    data = [b'{"a":1}', awkward, b"2", b'"%s"']
+    pages = [page_of(one, start=count) for count, one in enumerate(data)]
+    for format_ in (ServerSentEvents(JSON), ServerSentEvents(JSON, prefix="a%b~"), Lines(JSON)):
+        assert format_.render(page_of(*data)) == b"".join(map(format_.render, pages))
+        assert format_.render(page_of()) == b""
+
+
 @pytest.mark.parametrize(
     "foreign", [b"id: 666\ndata: x\n", b"data: a\n\ndata: b\n\n", b"data: half", b"\n", b": c\n", b"data:a\rid:6\n"]
 )

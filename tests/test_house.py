@@ -21,11 +21,23 @@ FLOORS = {
     8: ("server",),
     7: ("http",),
     6: ("runs", "sources", "relays", "client"),
-    5: ("delivery", "reader", "fans", "outlet", "rounds", "following", "problems", "subscriptions"),
-    4: ("streams", "commits", "cursor", "forks", "leases", "lineage", "retention", "sweeper", "writer"),
-    3: ("hub", "stores"),
-    2: ("store", "decide", "positions", "wire", "formats"),
-    1: ("errors", "model", "agui"),
+    5: (
+        "delivery",
+        "reader",
+        "fans",
+        "outlet",
+        "joining",
+        "rounds",
+        "slow",
+        "following",
+        "problems",
+        "subscriptions",
+        "visits",
+    ),
+    4: ("streams", "commits", "cursor", "forks", "lag", "leases", "lineage", "retention", "sweeper", "writer"),
+    3: ("hub", "stores", "journal"),
+    2: ("store", "decide", "positions", "wire", "formats", "counts"),
+    1: ("errors", "model", "agui", "histogram"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # headwater/__init__.py: above all that it re-exports, below the programs that use it. Its __version__ is for everyone.

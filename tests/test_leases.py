@@ -195,14 +195,14 @@ async def test_a_lease_is_renewed_while_streams_are_being_ended(store, clock, mo
 async def test_looking_after_leases_goes_on_after_a_bug(store, clock, monkeypatch, caplog):
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.001)
     async with Streams(store, clock=clock) as streams:
-        owned, failing = store.owned, True
+        owners, failing = store.owners, True
 
         async def fail():
             if failing:
                 raise ZeroDivisionError
-            return await owned()
+            return await owners()
 
-        store.owned = fail
+        store.owners = fail
         await streams.carry_out("a", Create(owner="i_gone"))
         async with asyncio.timeout(5):
             while "ZeroDivisionError" not in caplog.text:
@@ -213,20 +213,92 @@ async def test_looking_after_leases_goes_on_after_a_bug(store, clock, monkeypatc
 
 
 async def test_what_is_abandoned_while_orphans_are_looked_for_is_not_forgotten(here, store):
-    """The list that the store gave may be older than the stream."""
-    owned = store.owned
+    owners = store.owners
 
     async def late():
-        found = await owned()
+        found = await owners()
         await here.carry_out("a", Create(owner=here.leases.owner))
         here.leases.abandon("a", StoreUnavailable("the disk is full"))
         return found
 
-    store.owned = late
+    store.owners = late
     await here.leases.finish_orphans()
-    store.owned = owned
+    store.owners = owners
     assert await here.leases.finish_orphans() == 1
     assert (await here.head("a")).outcome == "failed"
+
+
+async def test_what_was_abandoned_is_tried_again_until_it_has_ended(here, store):
+    await here.carry_out("a", Create(owner=here.leases.owner))
+    load, failing = store.load, True
+
+    async def away(name):
+        if failing and name == "a":
+            raise StoreUnavailable("away")
+        return await load(name)
+
+    store.load = away
+    here.leases.abandon("a", StoreUnavailable("the disk is full"))
+    assert await here.leases.finish_orphans() == 0
+    failing = False
+    assert await here.leases.finish_orphans() == 1
+    assert await here.leases.finish_orphans() == 0
+    assert here.leases._abandoned == {}
+
+
+class Counting(MemoryStore):
+    """Counts the streams that are looked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.looked_at = []
+
+    async def load(self, name):
+        self.looked_at.append(name)
+        return await super().load(name)
+
+    async def owned(self, owner):
+        self.looked_at += (found := await super().owned(owner))
+        return found
+
+
+async def test_while_no_lease_lapses_no_stream_is_looked_at(clock, monkeypatch):
+    monkeypatch.setattr(leases.Leases, "_keep_finishing", lambda _: asyncio.sleep(3600))  # it is left to us
+    """A look costs what there are processes, however many streams they make."""
+    store = Counting()
+    async with Streams(store, clock=clock) as here, Streams(store, clock=clock) as there:
+        for streams in (here, there):
+            owner = await streams.leases.hold()
+            for number in range(100):
+                await streams.carry_out(f"{owner}/{number}", Create(owner=owner))
+        store.looked_at = []
+        assert await here.leases.finish_orphans() == 0
+        assert store.looked_at == [PREFIX + there.leases.owner]
+        clock.now += TTL_SECONDS * 1000
+        assert await here.leases.finish_orphans() == 100
+        store.looked_at = []
+        assert await here.leases.finish_orphans() == 0
+        assert store.looked_at == []
+
+
+async def test_orphans_that_nobody_here_can_end_are_looked_at_once(clock, monkeypatch):
+    monkeypatch.setattr(leases.Leases, "_keep_finishing", lambda _: asyncio.sleep(3600))  # it is left to us
+    store = Counting()
+    async with Streams(store, clock=clock) as here:
+        for number in range(10):
+            await here.carry_out(f"s/{number}", Create(owner="i_gone", labels={"kind": "elsewhere"}))
+        store.looked_at = []
+        loaded = [f"s/{number}" for number in range(10)]
+        for looked_at in (loaded, []):
+            assert await here.leases.finish_orphans() == 0
+            assert [name for name in store.looked_at if name.startswith("s/")] == [*loaded, *looked_at]
+            store.looked_at = []
+
+        async def finish(name, head, why):
+            await here.append(name, close=True, outcome="failed")
+
+        here.leases.finisher("elsewhere", finish)
+        assert await here.leases.finish_orphans() == 10
 
 
 async def test_a_lease_is_taken_anew_when_streams_open_again(store, clock):

@@ -313,7 +313,10 @@ def names(middleware: Any) -> str:
 
 def bytes_of(body: bytes, path: str) -> bytes:
     """What says the same however it was cut into events."""
-    return body if "text" in path else b"".join(line for line in body.splitlines() if line.startswith(b"data:word"))
+    if "text" in path:
+        return body
+    lines = [line for line in body.splitlines() if line.startswith(b"data:") and not line.startswith(b"data:{")]
+    return b"".join(line.removeprefix(b"data:") for line in lines)
 
 
 @pytest.mark.parametrize("path", PATHS)

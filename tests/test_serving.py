@@ -1,6 +1,7 @@
 """`headwater serve`: options that bound what is kept and admitted, and what is said of values that can never be."""
 
 import asyncio
+import importlib
 import inspect
 import json
 from pathlib import Path
@@ -19,6 +20,8 @@ from headwater.server import ServeConfig
 from headwater.server.serve import _proxy, _runs, check
 from headwater.streams import Streams
 from real_server import serving
+
+server = importlib.import_module("headwater.server.serve")  # its package has a function of that name
 
 TEXT = {"content-type": "text/plain"}
 
@@ -189,3 +192,18 @@ def test_help_says_what_each_option_is_for():
     ):
         assert said in done.stdout
     assert done.stdout.count("[default: (no limit)]") == 3
+
+
+def test_what_a_server_is_made_of_is_no_work_for_the_collector(monkeypatch):
+    """When it is ready, and before it says so: each full collection would hold the loop for all of it."""
+    done = []
+
+    async def serve(config, ready):
+        done.append("made")
+        ready("http://here")
+
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr(server, "run_alone", asyncio.run)
+    monkeypatch.setattr(server.gc, "freeze", lambda: done.append("settled"))
+    assert server.run(ServeConfig(), done.append) == 0
+    assert done == ["made", "settled", "http://here"]

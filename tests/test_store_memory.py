@@ -22,7 +22,7 @@ async def test_a_store_that_breaks_the_contract_is_told_which_part(monkeypatch):
         def touch(self, name, generation, now):
             """Reads do not count."""
 
-        async def owned(self):
+        async def owned(self, owner):
             return []
 
     with pytest.raises(AssertionError, match=r"touches_only_move_forward.*a touch never became visible"):

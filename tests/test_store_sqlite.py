@@ -19,7 +19,7 @@ from headwater.decide import Append, Create, Item, Trim, decide
 from headwater.errors import StoreError, StoreFileUnusable, StoreUnavailable, VersionConflict
 from headwater.model import Absent, Config, Head, Offset
 from headwater.stores import sqlite_file, sqlite_writer
-from headwater.stores.sqlite import SqliteStore, _list, _Watcher
+from headwater.stores.sqlite import SqliteStore, _due, _list, _owned, _owners, _Watcher
 from headwater.testing import check_store
 
 NOTHING = Absent(0)
@@ -120,6 +120,69 @@ async def test_appends_to_many_streams_share_transactions(store):
     assert after["jobs"] - before["jobs"] == 200
     assert after["transactions"] - before["transactions"] <= 20
     assert [await data_of(store, stream.name) for stream in streams] == [[b"x"] * 4] * 50
+
+
+async def test_a_transaction_writes_the_row_of_a_stream_once(store, monkeypatch):
+    """However many commits of it there are; one that does not match is left out, and changes nothing for the others."""
+    written = []
+    write = sqlite_writer.Writer._write
+
+    def noted(writer):
+        written.append((len(writer._heads), len(writer._messages)))
+        write(writer)
+
+    stream = Stream(store, "s")
+    await stream.create(b"0")
+    writer = store._writer
+    monkeypatch.setattr(sqlite_writer.Writer, "_write", noted)
+    stale = Stream(store, "s", stream.head)
+    gate = threading.Event()
+    in_transaction = writer._in_transaction
+    monkeypatch.setattr(writer, "_in_transaction", lambda work: gate.wait() and in_transaction(work))
+    commits = [stream.append(b"1")]
+    while not writer._jobs.empty():  # the thread has it, and waits
+        await asyncio.sleep(0)
+    commits += [stream.append(b"2"), stale.append(b"no"), stream.append(b"3"), stale.append(b"nor this")]
+    gate.set()
+    results = await asyncio.gather(*commits, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None)] * 2 + [VersionConflict, type(None), VersionConflict]
+    assert written == [(1, 1), (1, 2)]
+    assert await data_of(store, "s") == [b"0", b"1", b"2", b"3"]
+    assert (await store.load("s")).version == stream.head.version
+
+
+async def test_a_transaction_that_failed_leaves_nothing_believed(store, monkeypatch):
+    stream = Stream(store, "s")
+    await stream.create(b"0")
+    before = stream.head
+
+    def fail(writer):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_writer.Writer, "_write", fail)
+        with pytest.raises(StoreUnavailable):
+            await stream.append(b"lost")
+    again = Stream(store, "s", before)
+    await again.append(b"1")
+    assert await data_of(store, "s") == [b"0", b"1"]
+
+
+async def test_what_another_connection_wrote_is_seen(store, path):
+    """What the writer knows of rows counts only so long as nobody else has written."""
+    stream = Stream(store, "s")
+    await stream.create(b"0")
+    other = SqliteStore(path)
+    await other.open()
+    theirs = Stream(other, "s", stream.head)
+    await theirs.append(b"1")
+    with pytest.raises(VersionConflict):
+        await stream.append(b"2")
+    assert (await other.load("s")).tail == 2
+    ours = Stream(store, "s", theirs.head)
+    await ours.append(b"3")
+    await other.aclose()
+    assert await data_of(store, "s") == [b"0", b"1", b"3"]
 
 
 async def test_what_sqlite_cannot_take_of_one_stream_does_not_fail_the_others(store):
@@ -760,3 +823,24 @@ async def test_a_reader_that_leaves_while_the_store_closes_does_not_stop_the_clo
     watcher.watch("a", watched=False)
     assert watcher._wanted.is_set()
     await store.aclose()
+
+
+# -- what is asked for every few seconds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [_owners, lambda connection: _owned(connection, "i_1"), lambda connection: _due(connection, 1, 100)],
+    ids=["owners", "owned", "due"],
+)
+def test_what_timers_ask_for_is_found_in_an_index(tmp_path, query):
+    """It costs what is found, however many streams there are."""
+    connection = sqlite_file.connect(str(tmp_path / "a.db"))
+    asked = []
+    connection.set_trace_callback(asked.append)
+    query(connection)
+    connection.set_trace_callback(None)
+    plan = [row[-1] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}")]
+    connection.close()
+    assert any("INDEX stream_" in step for step in plan), plan
+    assert not [step for step in plan if step.startswith("SCAN stream")], plan

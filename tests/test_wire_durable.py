@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from headwater.decide import ForkOf, Stamp
 from headwater.errors import BadOffset, BadRequest, TooLarge
 from headwater.model import Offset, Retention
+from headwater.wire import durable
 from headwater.wire.durable import (
     CURSOR_EPOCH_MS,
     CURSOR_INTERVAL_MS,
@@ -179,6 +180,35 @@ values = st.recursive(
 def test_the_parts_of_an_array_are_its_values(items, indent, ascii_only):
     body = json.dumps(items, indent=indent, ensure_ascii=ascii_only).encode()
     assert [json.loads(part) for part in split_json(body)] == items
+
+
+@given(st.lists(values, max_size=20), st.sampled_from([None, 1]), st.integers(1, 20))
+def test_an_array_of_many_parts_is_the_same_as_one_of_one(items, indent, part_bytes):
+    body = json.dumps(items, indent=indent).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "PART_BYTES", part_bytes)
+        parts = split_json(body)
+    assert parts == split_json(body)
+    assert [json.loads(part) for part in parts] == items
+
+
+@pytest.mark.parametrize(
+    "body", [b"[1,2,3,4,]", b"[1,2,,3]", b'[1,"a,2,3]', b"[1,[2,3,4,5]", b"[1,2,3,4}", b"[1,2] 3,4"]
+)
+def test_what_is_no_json_is_none_in_parts(body, monkeypatch):
+    monkeypatch.setattr(durable, "PART_BYTES", 1)
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        split_json(body)
+
+
+def test_too_many_messages_are_refused_before_all_of_them_are_looked_at(monkeypatch):
+    """A body of 16 MB may have eight million."""
+    looked_at = []
+    decode = durable._decode_array
+    monkeypatch.setattr(durable, "_decode_array", lambda text: looked_at.append(len(text)) or decode(text))
+    with pytest.raises(TooLarge, match="at most 100,000 messages"):
+        split_json(b"[" + b"1," * 8_000_000 + b"1]")
+    assert sum(looked_at) < 1_000_000
 
 
 def test_a_request_brings_so_many_messages_and_no_more():

@@ -34,7 +34,7 @@ class Served(NamedTuple):
     get: str
     """Path of a stream of events; `%d` is the stream's number."""
     post: str
-    """… to publish to."""
+    """… to publish to; empty where the server makes the messages itself."""
     options: Sequence[str] = ()
     """Of the load generator, for what is published otherwise than as a bare JSON string."""
 
@@ -139,25 +139,28 @@ def floor() -> Iterator[Served]:
 
 
 @contextmanager
-def python_app(app: str, get: str = "/events", post: str = "/events") -> Iterator[Served]:
-    """An application of `apps/`, served by uvicorn with uvloop and httptools."""
+def python_app(app: str, get: str = "/events", post: str = "/events", http: str = "httptools") -> Iterator[Served]:
+    """An application of `apps/`, served by uvicorn with uvloop and httptools, or another `http`."""
     port = free_port()
     command: list[object] = [PROGRAMS / "uvicorn", app, "--app-dir", RIG / "apps", "--port", port]
-    command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+    command += ["--loop", "uvloop", "--http", http, "--log-level", "warning", "--no-access-log"]
     with running(command, port) as pid:
         yield Served([pid], port, get, post)
 
 
 @contextmanager
-def node_reference(streams: int = 1) -> Iterator[Served]:
-    """The reference server of Durable Streams, in memory."""
+def node_reference(streams: int = 1, folder: str = "") -> Iterator[Served]:
+    """The reference server of Durable Streams: in memory, or with its files in a folder."""
     node = _node(JS / "node_modules", "tests/js")
+    env = {**os.environ, "DATA_DIR": folder}
+    command = [node, str(JS / "reference-server.mjs")]
     with subprocess.Popen(
-        [node, str(JS / "reference-server.mjs")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pinned(0)
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pinned(0), env=env
     ) as process:
         assert process.stdout is not None
         try:
-            port = int(process.stdout.readline().decode().rsplit(":", 1)[1])
+            said = next(line for line in process.stdout if line.startswith(b"http"))  # after what recovery says
+            port = int(said.decode().rsplit(":", 1)[1])
             create(port, "/v1/stream/b%d", streams)
             yield Served([process.pid], port, "/v1/stream/b%d?offset=-1&live=sse", "/v1/stream/b%d")
         finally:

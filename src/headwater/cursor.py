@@ -20,12 +20,22 @@ class Cursor:
     """Pulls pages. Look with `take`; where it gives None, wait with `tail.waiter()` and look again."""
 
     def __init__(
-        self, store: Store, hub: Hub, clock: Callable[[], int], tail: Tail, start: Offset, max_bytes: int
+        self,
+        store: Store,
+        hub: Hub,
+        clock: Callable[[], int],
+        tail: Tail,
+        start: Offset,
+        max_bytes: int,
+        *,
+        resumes: bool = False,
     ) -> None:
+        """`resumes`: whoever reads has said where it was."""
         self._store, self._hub, self._clock = store, hub, clock
         self.tail = tail
         self.offset = start
         self.max_bytes = max_bytes
+        self.resumes = resumes
         self._closed = False
 
     def __repr__(self) -> str:
@@ -54,7 +64,10 @@ class Cursor:
         The cursor does not move.
         """
         head = self.tail.head
-        if not isinstance(head, Head) or self.offset.position >= head.tail or head.expired(self._clock()):
+        if not isinstance(head, Head) or self.offset.position >= head.tail:
+            return None
+        end = head.expiry()
+        if end is not None and self._clock() >= end:
             return None
         if head.deleted is not None or head.generation != self.offset.generation:
             return None
@@ -68,6 +81,14 @@ class Cursor:
         if not isinstance(head, Head) or head.closed or head.deleted is not None or head.expired(self._clock()):
             return False
         return self.offset == head.offset
+
+    def behind(self, now: int) -> tuple[int, float]:
+        """Messages that are still to be taken, and for how many seconds the first of them has been there; as far as is
+        known without the store. `now` in ms."""
+        head = self.tail.head
+        if not isinstance(head, Head) or head.generation != self.offset.generation or self.offset >= head.offset:
+            return 0, 0.0
+        return head.tail - self.offset.position, max(0, now - self.tail.time_after(self.offset, head.appended)) / 1000
 
     async def _fetched(self) -> Page | None:
         head, name = self.tail.head, self.tail.name

@@ -13,7 +13,7 @@ Knows the model and the errors. No I/O, no clock: time is an argument, in ms sin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -155,6 +155,8 @@ class Decision(NamedTuple):
 def decide(head: Head | Absent, request: Request, now: int, generation: int = 0) -> Decision:
     """What `request` makes of `head` at `now`; raises the HeadwaterError that answers a request it refuses."""
     alive = None if isinstance(head, Absent) or head.expired(now) else head
+    if isinstance(request, Append) and alive is not None and alive.deleted is None:  # the usual case, so it comes first
+        return _append(alive, request, now)
     if isinstance(request, Withdraw):  # also one that has expired
         return _withdraw(head, request, now)
     if isinstance(request, Create):
@@ -167,7 +169,8 @@ def decide(head: Head | Absent, request: Request, now: int, generation: int = 0)
         return _hold(alive)
     if alive.deleted is not None:
         raise StreamDeleted("this stream was deleted")
-    return _trim(alive, request) if isinstance(request, Trim) else _append(alive, request, now)
+    assert isinstance(request, Trim)
+    return _trim(alive, request)
 
 
 def media_type(content_type: str) -> str:
@@ -185,7 +188,7 @@ def _create(before: Head | Absent, request: Create, now: int, drawn: int) -> Dec
     if request.fork is not None:  # an offset tells by its generation which stream of the family it is of
         generation = max(generation, request.fork.lineage[-1].generation + 1)
     begin = request.fork.position if request.fork else 0
-    messages = _messages(request.items, Offset(generation, begin), now)
+    messages = _messages(request.items, generation, begin, now)
     head = Head(
         config=request.config,
         generation=generation,
@@ -268,8 +271,8 @@ def _append(head: Head, request: Append, now: int) -> Decision:
         return _append_to_closed(head, request)
     if not request.items and not request.close:
         raise BadRequest("an append needs at least one message, unless it closes the stream")
-    given = request.content_type
-    if request.items and given is not None and media_type(given) != media_type(head.config.content_type):
+    given, held = request.content_type, head.config.content_type
+    if request.items and given is not None and given != held and media_type(given) != media_type(held):
         raise ContentTypeMismatch(f"this stream holds {head.config.content_type}, not {given}")
     if request.stamp and _is_duplicate(head.producers.get(request.stamp.producer), request.stamp):
         return Decision(head, [], "duplicate")
@@ -278,28 +281,33 @@ def _append(head: Head, request: Append, now: int) -> Decision:
     # Checked after the producer: a retried batch must count as the duplicate it is, not as a step back.
     if request.seq is not None and head.seq is not None and request.seq.encode() <= head.seq.encode():
         raise SequenceRegression("Stream-Seq must increase with every append (compared byte by byte)")
-    messages = _messages(request.items, head.offset, now)
+    messages = _messages(request.items, head.generation, head.tail, now)
     changed = msgspec.structs.replace(
         head,
         version=head.version + 1,
         tail=head.tail + len(messages),
-        size=head.size + sum(len(item.data) for item in request.items),
-        seq=head.seq if request.seq is None else request.seq,
-        producers=_remember(head.producers, request.stamp, now),
-        closed=request.close,
-        closed_by=_tuple(request.stamp) if request.close else None,
-        outcome=request.outcome if request.close else None,
-        owner=_owner(head, request),
+        size=head.size + sum([len(item.data) for item in request.items]),
         appended=now,
         touched=max(now, head.touched),  # a clock that is set back must not end the stream early
+        **_said(head, request, now),
     )
     return Decision(changed, messages, "appended")
 
 
-def _owner(head: Head, request: Append) -> str | None:
+def _said(head: Head, request: Append, now: int) -> dict[str, Any]:
+    """What else an append changes in the head: mostly nothing."""
+    said: dict[str, Any] = {}
+    if request.stamp is None and request.seq is None and request.owner is None and not request.close:
+        return said
+    if request.seq is not None:
+        said["seq"] = request.seq
+    if request.stamp is not None:
+        said["producers"] = _remember(head.producers, request.stamp, now)
+    if request.owner is not None:
+        said["owner"] = request.owner or None
     if request.close:
-        return None
-    return head.owner if request.owner is None else request.owner or None
+        said |= {"closed": True, "closed_by": _tuple(request.stamp), "outcome": request.outcome, "owner": None}
+    return said
 
 
 def _ends_at(head: Head, offset: Offset) -> bool:
@@ -331,9 +339,7 @@ def _is_duplicate(known: Producer | None, stamp: Stamp) -> bool:
     return False
 
 
-def _remember(producers: dict[str, Producer], stamp: Stamp | None, now: int) -> dict[str, Producer]:
-    if stamp is None:
-        return producers
+def _remember(producers: dict[str, Producer], stamp: Stamp, now: int) -> dict[str, Producer]:
     kept = producers
     if len(producers) >= MANY_PRODUCERS:
         kept = {name: known for name, known in producers.items() if now - known.time < PRODUCER_MEMORY_MS}
@@ -347,8 +353,7 @@ def _tuple(stamp: Stamp | None) -> tuple[str, int, int] | None:
     return None if stamp is None else (stamp.producer, stamp.epoch, stamp.seq)
 
 
-def _messages(items: Sequence[Item], tail: Offset, now: int) -> list[Message]:
-    generation, position = tail
+def _messages(items: Sequence[Item], generation: int, position: int, now: int) -> list[Message]:
     return [
         Message(data, Offset(generation, position + count), now, key)
         for count, (data, key) in enumerate(items, start=1)

@@ -14,16 +14,19 @@ from collections.abc import Iterable
 from typing import Final
 
 from headwater.cursor import Cursor
-from headwater.fans import Fans
+from headwater.fans import Fans, Frames
 from headwater.formats.format import Format
+from headwater.joining import Joining, joined_ms
 from headwater.outlet import CONNECTION, Cut, Line, Outlet, Receive, Scope, Send, listen
-from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader
+from headwater.reader import HELD_BYTES, LAST_WRITE_SECONDS, ROTATION_JITTER, Policy, Reader, Stay
 from headwater.rounds import Rounds
+from headwater.slow import Keeping, Slow
 from headwater.streams import Streams
+from headwater.visits import Visit
 
 __all__ = [
     "CONNECTION", "HELD_BYTES", "LAST_WRITE_SECONDS", "ROTATION_JITTER", "STREAMING_HEADERS",
-    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send",
+    "Cut", "Delivery", "Policy", "Receive", "Scope", "Send", "Slow",
 ]  # fmt: skip
 
 STREAMING_HEADERS: Final = (
@@ -46,7 +49,7 @@ class Delivery:
         self.readers = 0
         self.served = 0
         self.dropped = 0
-        self._fans = Fans()
+        self._fans = Fans(self._wrote)
 
     def __repr__(self) -> str:
         return f"<Delivery of {self.streams!r} [{self.readers} readers, {self.served} served, {self.dropped} dropped]>"
@@ -65,12 +68,24 @@ class Delivery:
         """Send the stream from `cursor` to the client until it is over, the client is gone, or the server drains.
 
         `anchored`: the client that repeats its request gets all that it would have got now; not so where it asked for
-        what comes from now on. Takes the cursor over and closes it.
+        what comes from now on. Takes the cursor over and closes it. Raises BadRequest for a joining time that cannot
+        be, if nobody has looked at it before (`headwater.joining`).
         """
+        joining = self._joining(scope)
         cursor.max_bytes = self.policy.chunk_bytes
         outlet = Outlet(scope, send)
+        visit = Visit(self.streams, cursor, format_.transport, scope, status=status)
+        stay = Stay(visit, joining, Keeping(self.policy.slow, self.streams.reads.slow))
         reader = Reader(
-            self.streams, self.policy, self._fans, cursor, format_, outlet, anchored=anchored, on_over=self._left
+            self.streams,
+            self.policy,
+            self._fans,
+            cursor,
+            format_,
+            outlet,
+            anchored=anchored,
+            stay=stay,
+            on_over=self._left,
         )
         listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
         self.served += 1
@@ -90,6 +105,11 @@ class Delivery:
                 reader.drop()
             raise
 
+    def _joining(self, scope: Scope) -> Joining | None:
+        asked = joined_ms(scope)
+        ms = self.policy.join_ms if asked is None else asked
+        return Joining(ms / 1000, self.policy.chunk_bytes, lambda: self.streams.draining) if ms else None
+
     def _joined(self, reader: Reader) -> None:
         self.rounds.add(reader)
         self.readers += 1
@@ -99,13 +119,30 @@ class Delivery:
     def _left(self, reader: Reader) -> None:
         self.rounds.discard(reader)
         self.readers -= 1
-        self.dropped += reader.stalled
+        reader.visit.over("slow" if reader.stalled else "left" if reader.gone else "cut")
+        if reader.stalled:
+            self.dropped += 1
+            self.streams.reads.slow["drop"] += 1
         if not self.readers:  # the streams may outlive this Delivery: `follow` makes one for a single response
             self.streams.on_drain.remove(self.rounds.again)
 
+    def _wrote(self, frames: Frames) -> None:
+        now, wrote = self.streams.clock(), self.streams.reads.wrote
+        for frame, events, times in frames.written():
+            wrote(frame.transport, events, len(frame.data), (now - frame.since) / 1000, times)
+
     def statistics(self) -> dict[str, int]:
-        """Readers now, responses served so far, and those dropped for not reading."""
-        return {"readers": self.readers, "served": self.served, "dropped": self.dropped}
+        """Readers now, responses served so far, those dropped for not reading; and how often one did not keep up, by
+        what became of it (`headwater.slow`). `Streams.reads` knows more."""
+        slow = self.streams.reads.slow
+        return {
+            "readers": self.readers,
+            "served": self.served,
+            "dropped": self.dropped,
+            "lagged": slow["lag"],
+            "skipped": slow["skip"],
+            "closed_slow": slow["close"],
+        }
 
 
 async def _over(line: Line) -> None:

@@ -29,6 +29,7 @@
     │   └── StoreUnavailable       503   retry: busy, locked, disk full, connection lost
     ├── Interrupted                500   whoever was making this went away
     ├── Draining                   503   retry: this server is going away
+    ├── TooSlow                    503   retry: a reader that did not keep up, where the server lets those go
     ├── VersionConflict            503   internal to the store contract: reload, decide again
     └── MissingExtra               500   an optional package is not installed (also an ImportError)
 
@@ -187,6 +188,10 @@ class Interrupted(HeadwaterError):
 
 class Draining(HeadwaterError):
     status, code, retry = 503, "draining", True
+
+
+class TooSlow(HeadwaterError):
+    status, code, retry = 503, "too_slow", True
 
 
 class VersionConflict(HeadwaterError):

@@ -7,23 +7,42 @@ an expiry, an error, a reader that is full) is for the reader's own loop: it goe
 A slice of writing takes SLICE_SECONDS, then others have their turn; what comes meanwhile goes out with the next slice,
 so that a stream that is busy costs each reader fewer and larger writes. Nothing is queued: a reader is a position.
 
+Readers that hold back for a joining time (`headwater.joining`) have a fan of their own, by that time, and one timer
+for all of them: each wake within it costs them a look at what has come, and nothing more.
+
 Knows tails and the loop's clock; nothing of formats or connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
-from typing import Final, Protocol
+import math
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, NamedTuple, Protocol
 
 from headwater.hub import Tail
+from headwater.joining import Joining
 from headwater.model import BEGINNING, Offset
 
 SLICE_SECONDS: Final = 0.002
 """A delay that nobody notices, in which hundreds of readers are written to."""
 
+ALONE_SECONDS: Final = 0.001
+"""A reader that is alone is written to within the wake, unless the last one was so little ago: then what comes in the
+same turn of the loop goes out together."""
+
 _LOOKED_AT_ONCE: Final = 32
 """Readers between two looks at the clock."""
+
+
+class Frame(NamedTuple):
+    """The bytes that lead some readers on to `end`."""
+
+    data: bytes
+    end: Offset
+    since: int
+    """When the first of their messages was appended, ms."""
+    transport: str
 
 
 class Frames:
@@ -32,21 +51,37 @@ class Frames:
     The newest stands apart, to be compared by identity: in nearly every slice it is the same for all.
     """
 
-    __slots__ = ("_made", "data", "end", "key", "start")
+    __slots__ = ("_made", "_times", "count", "data", "end", "key", "start")
 
     def __init__(self) -> None:
-        self._made: dict[Hashable, tuple[bytes, Offset]] = {}
+        self._made: dict[tuple[Hashable, Offset], Frame] = {}
+        self._times: dict[tuple[Hashable, Offset], int] = {}
+        self.count = 0
+        """To how many readers the newest was written since it became that."""
         self.key: Hashable = None
         self.start = self.end = BEGINNING
         self.data = b""
 
-    def find(self, key: Hashable, start: Offset) -> tuple[bytes, Offset] | None:
+    def find(self, key: Hashable, start: Offset) -> Frame | None:
         """What was made for readers of this `key` that stand there."""
         return self._made.get((key, start))
 
-    def keep(self, key: Hashable, start: Offset, data: bytes, end: Offset) -> None:
-        self._made[key, start] = data, end
-        self.key, self.start, self.data, self.end = key, start, data, end
+    def keep(self, key: Hashable, start: Offset, frame: Frame) -> None:
+        self._note()
+        self._made[key, start] = frame
+        self.key, self.start, self.data, self.end = key, start, frame.data, frame.end
+
+    def written(self) -> Iterator[tuple[Frame, int, int]]:
+        """Each, the messages in it, and to how many readers it was written."""
+        self._note()
+        for (key, start), times in self._times.items():
+            frame = self._made[key, start]
+            yield frame, frame.end.position - start.position, times
+
+    def _note(self) -> None:
+        if self.count:
+            self._times[self.key, self.start] = self._times.get((self.key, self.start), 0) + self.count
+            self.count = 0
 
 
 class Waiting(Protocol):
@@ -55,17 +90,26 @@ class Waiting(Protocol):
     def pull(self, frames: Frames, now: float) -> None:
         """Take what is new. May leave the fan."""
 
+    def pull_alone(self, now: float) -> None:
+        """The same, where nobody else will want what is made for it."""
+
 
 class Fan:
-    """Those of one tail. Called on the loop only."""
+    """Those of one tail and one joining time. Called on the loop only."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Tail, joining: Joining | None, wrote: Callable[[Frames], None]) -> None:
         self.tail = tail
+        self.joining = joining
+        self._wrote = wrote
         self._readers: dict[Waiting, None] = {}
         self._left: list[Waiting] = []  # of the round that goes on
         self._wakes = 0
         self._again: list[Waiting] = []  # who must be looked at, wake or not
+        self._loop = asyncio.get_running_loop()
+        self._alone_at = -math.inf
         self._handle: asyncio.Handle | None = None
+        self._held = False  # the handle is a timer's
+        self._everybody = False  # the round is not only of those who must be looked at
 
     def __repr__(self) -> str:
         return f"<Fan of {self.tail!r} [{len(self._readers)} waiting]>"
@@ -81,8 +125,41 @@ class Fan:
 
     def wake(self) -> None:
         """The tail may have grown."""
-        if self._handle is None:
-            self._handle = asyncio.get_running_loop().call_soon(self._slice)
+        if self.joining is not None:
+            self._wake(self.joining)
+        elif self._handle is None and not self._looked_alone():
+            self._handle = self._loop.call_soon(self._slice)
+
+    def _looked_alone(self) -> bool:
+        """The only reader has been looked after here and now: usual for an agent's answer, and half of the work."""
+        now = self._loop.time()
+        if len(self._readers) > 1 or self._left or self._again or now < self._alone_at + ALONE_SECONDS:
+            return False
+        self._alone_at, self._wakes = now, self.tail.wakes
+        for reader in self._readers:
+            try:
+                reader.pull_alone(now)
+            except Exception as error:  # noqa: BLE001 -- as of any callback of the loop; who appends is not to blame
+                self._loop.call_exception_handler({"message": "a reader failed", "exception": error})
+            break
+        return True
+
+    def _wake(self, joining: Joining) -> None:
+        loop = self._loop
+        holds = not self._left and not self._again and joining.holds(self.tail, loop.time())
+        if self._handle is not None:
+            if holds or not self._held:
+                return
+            self._handle.cancel()
+        self._held = holds
+        self._handle = loop.call_at(joining.until, self._slice) if holds else loop.call_soon(self._slice)
+
+    def close(self) -> None:
+        """Nobody waits here any more."""
+        del self.tail.on_wake[self.wake]
+        if self._held and self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
     def look(self, reader: Waiting) -> None:
         """This one may have missed something."""
@@ -91,14 +168,14 @@ class Fan:
 
     def _slice(self) -> None:
         self._handle = None
+        time, joining = self._loop.time, self.joining
+        now = begun = time()
         if not self._left:
-            self._left, self._again = (
-                [*self._again, *self._readers] if self._wakes != self.tail.wakes else self._again,
-                [],
-            )
-            self._wakes = self.tail.wakes
-        time = asyncio.get_running_loop().time
-        now = time()
+            self._left, self._again = self._again, []
+            self._everybody = self._wakes != self.tail.wakes and not (joining and joining.holds(self.tail, now))
+            if self._everybody:
+                self._left += self._readers
+                self._wakes = self.tail.wakes
         until, frames = now + SLICE_SECONDS, Frames()
         left, waiting = self._left, self._readers
         while left and now < until:
@@ -107,31 +184,40 @@ class Fan:
                     reader.pull(frames, now)
             del left[-_LOOKED_AT_ONCE:]
             now = time()
+        self._wrote(frames)
+        if joining is not None and self._everybody and frames.data:
+            joining.wrote(self.tail, begun)
         if left or self._again or self._wakes != self.tail.wakes:
             self.wake()
 
 
 class Fans:
-    """All of one Delivery, by tail."""
+    """All of one Delivery, by tail and joining time."""
 
-    def __init__(self) -> None:
-        self._fans: dict[Tail, Fan] = {}
+    def __init__(self, wrote: Callable[[Frames], None]) -> None:
+        """`wrote` is told what was written in each slice."""
+        self._fans: dict[tuple[Tail, float], Fan] = {}
+        self._wrote = wrote
 
     def __repr__(self) -> str:
-        return f"<Fans [{len(self._fans)} tails]>"
+        return f"<Fans [{len(self._fans)}]>"
 
-    def join(self, tail: Tail, reader: Waiting) -> Fan:
-        """Wait there. Whoever joins has looked after the tail's last wake, or calls `Fan.look`."""
-        fan = self._fans.get(tail)
+    def join(self, tail: Tail, reader: Waiting, joining: Joining | None = None) -> Fan:
+        """Wait there. Whoever joins has looked after the tail's last wake, or calls `Fan.look`.
+
+        The first one's `joining` is where the fan begins to count.
+        """
+        key = tail, 0.0 if joining is None else joining.seconds
+        fan = self._fans.get(key)
         if fan is None:
-            fan = self._fans[tail] = Fan(tail)
+            fan = self._fans[key] = Fan(tail, None if joining is None else joining.copy(), self._wrote)
             fan._wakes = tail.wakes
-            tail.on_wake.append(fan.wake)
+            tail.on_wake[fan.wake] = None
         fan.add(reader)
         return fan
 
     def leave(self, fan: Fan, reader: Waiting) -> None:
         fan.discard(reader)
         if not fan:
-            fan.tail.on_wake.remove(fan.wake)
-            del self._fans[fan.tail]
+            fan.close()
+            del self._fans[fan.tail, 0.0 if fan.joining is None else fan.joining.seconds]

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from headwater.delivery import STREAMING_HEADERS, Delivery, Receive, Scope, Send
 from headwater.errors import Draining, HeadwaterError
 from headwater.formats.format import Format
+from headwater.joining import joined_ms
 from headwater.model import Head, Offset
 from headwater.positions import NOW
 from headwater.problems import answer
@@ -61,6 +62,7 @@ class Following(Response):
         streams = self._delivery.streams
         if streams.draining:
             raise Draining("the server is going away; connect again")
+        joined_ms(scope)  # refused while that can still be said
         headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
         given = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw_headers]
         own = [(name, value) for name, value in given if name not in _OURS]

@@ -15,6 +15,7 @@ import functools
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -56,9 +57,11 @@ class Tail:
         self.latest: Head | Absent | None = None
         """What the next decision is made on: `head`, or the head of a commit still on its way."""
         self.turn = asyncio.Lock()
-        """Held while a decision is made on `latest`."""
+        """Held while a decision is made on `latest` that has to ask the store first."""
+        self.in_turn = 0
+        """How many hold it, or wait for it: a decision that need not wait must not overtake theirs."""
         self.outstanding: asyncio.Future[None] | None = None
-        """The last commit submitted; when it is done, so are all before it."""
+        """The last commit submitted, until it has been seen to; when it is done, so are all before it."""
         self.wakes = 0
         self._touched = 0
         self._generation = -1
@@ -66,8 +69,8 @@ class Tail:
         self._messages: list[Message] = []
         self._sums: list[int] = [0]  # _sums[i]: cost of the messages before the i-th since the ring began
         self._waiters: set[asyncio.Future[None]] = set()
-        self.on_wake: list[Callable[[], None]] = []
-        """Called at each wake: by who stands for many that wait."""
+        self.on_wake: dict[Callable[[], None], None] = {}
+        """Called at each wake: by who stands for many that wait, and who waits for more than a wake."""
         self._memo: OrderedDict[Hashable, bytes] = OrderedDict()
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
 
@@ -83,6 +86,22 @@ class Tail:
             return []
         end = bisect_right(self._sums, self._sums[index] + max_bytes) - 1
         return self._messages[index : min(max(end, index + 1), index + MOST_MESSAGES)]
+
+    def time_after(self, offset: Offset, otherwise: int) -> int:
+        """When the message after `offset` was appended, ms, or the oldest in the ring, where that one is older;
+        `otherwise` where there is none."""
+        found = self.messages(offset, 1) or self._messages[:1]
+        return found[0].time if found else otherwise
+
+    @property
+    def newest(self) -> Message | None:
+        """The last message of the ring."""
+        return self._messages[-1] if self._messages else None
+
+    @property
+    def volume(self) -> int:
+        """Bytes of all messages that have come into the ring since it began, each with its overhead."""
+        return self._sums[-1]
 
     def reaches(self, offset: Offset) -> bool:
         """Whether the ring goes up to `offset` or beyond it."""
@@ -135,10 +154,8 @@ class Tail:
             self._generation, self._base = generation, after_first - 1
             self._messages, self._sums = [], [0]
             self._memo.clear()
-        cost = self._sums[-1]
-        for message in messages:
-            cost += len(message.data) + MESSAGE_OVERHEAD
-            self._sums.append(cost)
+        costs = [len(message.data) + MESSAGE_OVERHEAD for message in messages]
+        self._sums.extend(islice(accumulate(costs, initial=self._sums[-1]), 1, None))
         self._messages.extend(messages)
         self._trim()
 
@@ -201,9 +218,10 @@ class Tail:
     def ended(self, call: int) -> None:
         """It has been carried out or refused, or its caller has given up."""
         del self._unfinished[call]
-        first = self._behind.get(next(iter(self._unfinished), 0))
-        if first is not None and not first.done():
-            first.set_result(None)
+        if self._behind:
+            first = self._behind.get(next(iter(self._unfinished), 0))
+            if first is not None and not first.done():
+                first.set_result(None)
 
     async def is_first(self, call: int) -> None:
         """Until every call that began before it has ended."""
@@ -230,11 +248,12 @@ class Tail:
 
     def wake(self) -> None:
         self.wakes += 1
-        waiters, self._waiters = self._waiters, set()
-        for future in waiters:
-            if not future.done():
-                future.set_result(None)
-        for call in self.on_wake:
+        if self._waiters:
+            waiters, self._waiters = self._waiters, set()
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
+        for call in tuple(self.on_wake):
             call()
 
     @property
@@ -250,6 +269,8 @@ class Hub:
         self._tails: dict[str, Tail] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._watch = watch
+        self.readers = 0
+        """Of all tails."""
 
     def __repr__(self) -> str:
         return f"<Hub [{len(self._tails)} tails, {len(self._idle)} of them idle]>"
@@ -278,6 +299,7 @@ class Hub:
         tail = self.tail(name)
         self._idle.pop(name, None)
         tail.readers += 1
+        self.readers += 1
         if tail.readers == 1:
             self._watch(name, True)
             tail.head = None  # nobody listened for other processes until now, so what is known may be old
@@ -286,6 +308,7 @@ class Hub:
     def leave(self, tail: Tail) -> None:
         """A reader goes."""
         tail.readers -= 1
+        self.readers -= 1
         if not tail.readers:
             self._watch(tail.name, False)
             tail.rest()
@@ -311,5 +334,5 @@ class Hub:
 def page_of(head: Head, start: Offset, messages: Sequence[Message]) -> Page:
     """The page that `messages` after `start` make, of a stream whose head is `head`."""
     after = messages[-1].offset if messages else start
-    at_tail = after >= head.offset
+    at_tail = after >= (head.generation, head.tail)
     return Page(messages, start, after, at_tail, at_tail and head.closed, head.outcome)

@@ -25,7 +25,7 @@ import msgspec
 from headwater.commits import Commits
 from headwater.decide import KIND, Append, Create, Item
 from headwater.errors import HeadwaterError, Interrupted, OffsetGone, StreamClosed, StreamNotFound
-from headwater.model import BEGINNING, Config, Head, Offset
+from headwater.model import BEGINNING, Absent, Config, Head, Offset
 
 _log = logging.getLogger("headwater.leases")
 
@@ -66,6 +66,7 @@ class Leases:
         self.on_lapse: list[Callable[[], None]] = []
         """Called when our lease had lapsed: others may have taken our streams by now. Must not raise."""
         self._abandoned: dict[str, HeadwaterError] = {}
+        self._left: dict[str, set[str]] = {}  # by owner that is gone: streams of kinds that nobody here can end
         self._look = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._holding = False
@@ -76,6 +77,7 @@ class Leases:
     def finisher(self, kind: str, finish: Finisher) -> None:
         """See to orphaned streams labelled with this `kind` by `finish(name, head, why)`."""
         self._finishers[kind] = finish
+        self._left.clear()
 
     def abandon(self, name: str, why: HeadwaterError) -> None:
         """A stream of ours that can no longer be gone on with: end it as an orphan, as soon as the store takes it."""
@@ -110,25 +112,32 @@ class Leases:
         return self.owner
 
     async def finish_orphans(self) -> int:
-        """End the streams of owners that are gone; how many there were."""
-        dead: dict[str, bool] = {}
+        """End the streams of owners that are gone; how many there were. Reads nothing of the others' streams."""
         finished = 0
-        before = set(self._abandoned)
-        owned = await self._commits.store.owned()
-        for name in before - {name for name, head in owned if head.owner == self.owner}:
-            self._abandoned.pop(name, None)  # it has ended meanwhile, or somebody else goes on with it
-        for name, head in owned:
-            owner = head.owner or ""
-            if owner not in dead:
-                dead[owner] = await self._is_dead(owner)
-            why = self._abandoned.get(name) or (Interrupted() if dead[owner] else None)
-            finish = self._finishers.get(head.labels.get(KIND, ""))
-            if why is not None and finish is not None:
-                finished += await self._finished(name, head, finish, why)
+        for name, why in list(self._abandoned.items()):
+            finished += await self._finished(name, self.owner, why)
+        owners = await self._commits.store.owners()
+        dead = [owner for owner in owners if await self._is_dead(owner)]
+        self._left = {owner: self._left.get(owner, set()) for owner in dead}
+        for owner in dead:
+            for name in await self._commits.store.owned(owner):
+                if name not in self._left[owner]:
+                    finished += await self._finished(name, owner, Interrupted())
+                    await asyncio.sleep(0)  # a store in memory never waits: the others have their turn
         return finished
 
-    async def _finished(self, name: str, head: Head, finish: Finisher, why: HeadwaterError) -> bool:
+    async def _finished(self, name: str, owner: str, why: HeadwaterError) -> bool:
+        """End this stream, if it is still `owner`'s and somebody here can."""
         try:
+            head = await self._commits.look(name)
+            if isinstance(head, Absent) or head.owner != owner:
+                if owner == self.owner:
+                    self._abandoned.pop(name, None)
+                return False  # it has ended meanwhile, or somebody else goes on with it
+            finish = self._finishers.get(head.labels.get(KIND, ""))
+            if finish is None:
+                self._left.get(owner, set()).add(name)  # so that it is not read again and again
+                return False
             if await finish(name, head, why) is False:
                 return False
         except (StreamClosed, StreamNotFound):

@@ -1,6 +1,7 @@
 """The words: offset, message, head, page. Plain frozen data, no behaviour that needs a clock or a wire.
 
-Knows nobody. Everything above speaks in these.
+Knows nobody. Everything above speaks in these. None can hold what leads back to it, so the interpreter's collector need
+not look (`gc=False`): with 50,000 heads in memory that would be a pause that readers notice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Offset(NamedTuple):
     position: int
 
     def __str__(self) -> str:
-        return f"{self.generation:016d}_{self.position:016d}"
+        return "%016d_%016d" % self  # noqa: UP031 -- a third of what an f-string takes, twice in each append
+
+    def __bytes__(self) -> bytes:
+        return b"%016d_%016d" % self
 
     @classmethod
     def parse(cls, text: str) -> Offset | None:
@@ -51,7 +55,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """What it is about (a topic, a cell, an element), for replay by key, last values and compaction."""
 
 
-class Producer(msgspec.Struct, frozen=True, array_like=True):
+class Producer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a stream remembers of one idempotent producer (Durable Streams 5.2.1)."""
 
     epoch: int
@@ -60,7 +64,7 @@ class Producer(msgspec.Struct, frozen=True, array_like=True):
     """Of its last append, ms."""
 
 
-class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
+class Retention(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """How much of a stream is kept; None: no bound. What is over is trimmed away from the front."""
 
     seconds: int | None = None
@@ -79,7 +83,7 @@ class Segment(NamedTuple):
     """Position after the last one."""
 
 
-class Fork(msgspec.Struct, frozen=True):
+class Fork(msgspec.Struct, frozen=True, gc=False):
     """Where a stream branched off (Durable Streams 4.2)."""
 
     source: str
@@ -95,7 +99,7 @@ class Fork(msgspec.Struct, frozen=True):
     """Name of the stream by which the source is known to be needed: see `headwater.forks`."""
 
 
-class Config(msgspec.Struct, frozen=True, omit_defaults=True):
+class Config(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a stream was created with. Two creations of one name must agree on it (Durable Streams 5.1)."""
 
     content_type: str = "application/octet-stream"
@@ -107,7 +111,7 @@ class Config(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: as the server keeps streams of this name (`headwater.retention`)."""
 
 
-class Head(msgspec.Struct, frozen=True, omit_defaults=True):
+class Head(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The small state of a stream; each accepted request makes a new one."""
 
     config: Config

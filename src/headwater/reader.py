@@ -21,16 +21,19 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
-from headwater.fans import Fan, Fans, Frames
+from headwater.fans import Fan, Fans, Frame, Frames
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
+from headwater.joining import Joining
 from headwater.model import Head, Page
 from headwater.outlet import Line, Outlet, framed
+from headwater.slow import DEFAULT_SLOW, Keeping, Slow
 from headwater.streams import Streams
+from headwater.visits import Visit
 
 _store_log = logging.getLogger("headwater.store")
 """For the server's operator: clients are told no more than that the store is away."""
@@ -59,9 +62,22 @@ class Policy:
     has the kernel give up on one that takes nothing at all before that.)"""
     chunk_bytes: int = 64 * 1024
     """In one write: what a reader that is behind gets at a time, before the others have their turn."""
+    slow: Slow = DEFAULT_SLOW
+    """What becomes of readers that do not keep up: see there."""
+    join_ms: int = 0
+    """Small messages that come within so long of a write go out together after it (`headwater.joining`), where a reader
+    does not ask for its own time. 0: each as it comes, since nobody who did not ask should see text come in jumps."""
     rotate_seconds: float | None = None
     """After which a response ends, in formats whose clients come back by themselves, to be followed by the next. None:
     never; what it is good for are shared caches that collapse requests, which need them to end."""
+
+
+class Stay(NamedTuple):
+    """What is counted of a reader, how small messages share its writes, and how it keeps up."""
+
+    visit: Visit
+    joining: Joining | None
+    keeping: Keeping
 
 
 class _Interrupted(Exception):
@@ -81,11 +97,13 @@ class Reader:
         outlet: Outlet,
         *,
         anchored: bool,
+        stay: Stay,
         on_over: Callable[[Reader], None],
     ) -> None:
         """`on_over` is called once, when the response is over, whichever way."""
         self._streams, self._policy, self._fans = streams, policy, fans
         self._cursor, self._format, self._outlet = cursor, format_, outlet
+        self.visit, self._joining, self._keeping = stay
         self._on_over = on_over
         self._clock = asyncio.get_running_loop().time
         self._task: asyncio.Task[None] | None = None
@@ -93,8 +111,7 @@ class Reader:
         self._line: Line | None = None
         self._fan: Fan | None = None
         self._key: Hashable = None
-        self._last_write = self._clock()
-        self._writing = False
+        self._last_write, self._writing = self._clock(), False
         self._anchored, self._begun = anchored, False
         rotate = policy.rotate_seconds if format_.ends_openly else None
         jitter = random.uniform(1 - ROTATION_JITTER, 1 + ROTATION_JITTER)  # noqa: S311 -- no secret
@@ -155,35 +172,54 @@ class Reader:
     async def _pages(self) -> None:
         tail = self._cursor.tail
         while not self.gone:
+            if self._holds():
+                await self._hold()
+                continue
             wakes = tail.wakes
             page = await self._take()
             if page is None and not self._begun:  # who begins at the tail is told so, where a format has a word for it
                 page = self._standing(up_to_date=True)
             self._begun = True
-            if page is not None:
-                data = self._rendered(page)
-                await self._write(data)
-                if not page.up_to_date:
-                    await asyncio.sleep(0)  # the others have their turn; who has left is found out
-                self._anchored = self._anchored or bool(page.messages)
-                if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
-                    raise _Interrupted
-                if page.closed or self._format.pauses(page):
-                    await self._finish(self._format.ending(page) if page.closed else b"")
-                    return
+            if page is None or page.up_to_date:
+                self._keeping.up(tail)
+            elif (skip := self._keeping.judge(tail, page, self._format, self._streams.clock())) is not None:
+                self._cursor.offset = skip.to
+                await self._write(skip.said)
+                continue
+            if page is not None and await self._send(page):
+                return
             # Only now: a stream that was closed because the server goes away has told its own end.
             if self._streams.draining:
                 raise Draining("the server is going away; connect again")
             if self._clock() >= self._rotate_at and self._anchored and not self.gone:
+                self.visit.ended = "rotated"
                 standing = self._standing(up_to_date=page is None or page.up_to_date)
                 await self._finish(self._format.rotation(standing, self._streams.clock(), random.random()))  # noqa: S311
                 return
-            if page is None and self._is_silent():
+            if page is None and self._is_silent() and not self.gone:
+                self._streams.reads.heartbeats += 1
                 await self._write(self._format.heartbeat)
             if page is None and tail.wakes == wakes and not self.gone:
                 if self._park():
                     return
                 await self._wait()
+
+    async def _send(self, page: Page) -> bool:
+        """True: the response is over with it."""
+        data = self._rendered(page)
+        await self._write(data)
+        self.visit.wrote(page, len(data))
+        if self._joining is not None and page.messages and page.up_to_date:
+            self._joining.wrote(self._cursor.tail, self._last_write)
+        if not page.up_to_date:
+            await asyncio.sleep(0)  # the others have their turn; who has left is found out
+        self._anchored = self._anchored or bool(page.messages)
+        self.visit.ended = "ended" if page.closed else "paused" if self._format.pauses(page) else ""
+        if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
+            raise _Interrupted
+        if self.visit.ended:
+            await self._finish(self._format.ending(page) if page.closed else b"")
+        return bool(self.visit.ended)
 
     def _standing(self, *, up_to_date: bool) -> Page:
         return Page([], self._cursor.offset, self._cursor.offset, up_to_date, closed=False)
@@ -232,6 +268,7 @@ class Reader:
     async def _interrupt(self, error: HeadwaterError) -> None:
         if isinstance(error, StoreError) and self._streams.is_open:
             _store_log.error("a request failed: %s", error)
+        self.visit.ended = error.code
         for tell in self._streams.on_interruption:
             tell(error)
         said = self._format.interruption(error)
@@ -241,10 +278,32 @@ class Reader:
         await self._write(said)
         raise _Interrupted
 
+    def _holds(self) -> bool:
+        """There may be something to send, and it should wait for more."""
+        joining, tail = self._joining, self._cursor.tail
+        return joining is not None and joining.holds(tail, self._clock()) and not self._cursor.at_tail
+
+    async def _hold(self) -> None:
+        """For as long as it should, and nothing else happens."""
+        assert self._joining is not None
+        tail, self._waiter = self._cursor.tail, asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_at(self._joining.until, self.wake)
+        tail.on_wake[self._look] = None
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            del tail.on_wake[self._look]
+            self._waiter = None
+
+    def _look(self) -> None:
+        """Something has come while it holds back."""
+        if not self._holds():
+            self.wake()
+
     async def _wait(self) -> None:
         """Until the tail, the client, the drain or the round says something."""
-        tail = self._cursor.tail
-        self._waiter = tail.waiter()
+        tail, self._waiter = self._cursor.tail, self._cursor.tail.waiter()
         try:
             await self._waiter
         finally:
@@ -285,16 +344,19 @@ class Reader:
         self._task = None
         # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
         self._key = self._format.key or self
-        self._fan = self._fans.join(self._cursor.tail, self)
+        self._fan = self._fans.join(self._cursor.tail, self, self._joining)
+        self.visit.parked()
         return True
 
     def _leave_fan(self) -> None:
         assert self._fan is not None
         self._fans.leave(self._fan, self)
         self._fan = None
+        self.visit.unparked()
 
     def _unpark(self, go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._leave_fan()
+        self._keeping.not_up(self._cursor.tail, self._cursor.offset)
         self._task = asyncio.create_task(self._run(go_on), name="headwater-reader")
 
     def pull(self, frames: Frames, now: float) -> None:
@@ -302,6 +364,7 @@ class Reader:
         cursor, line = self._cursor, self._line
         assert line is not None
         if line.is_full:
+            self._keeping.not_up(cursor.tail, cursor.offset)
             return  # it is looked at again when there is room
         if cursor.offset is frames.start and self._key is frames.key:  # as for the one before: the usual case
             cursor.offset = frames.end
@@ -310,7 +373,26 @@ class Reader:
         self._anchored = True
         if frames.data:
             self._last_write = now
+            frames.count += 1
             line.write(frames.data)
+
+    def pull_alone(self, now: float) -> None:
+        """The same, where nobody else will want what is made."""
+        cursor, line = self._cursor, self._line
+        assert line is not None
+        if line.is_full:
+            self._keeping.not_up(cursor.tail, cursor.offset)
+            return
+        made = self._made()
+        if made is None:
+            return
+        events, cursor.offset = made.end.position - cursor.offset.position, made.end
+        self._anchored = True
+        if made.data:
+            self._last_write = now
+            line.write(made.data)
+            seconds = (self._streams.clock() - made.since) / 1000
+            self._streams.reads.wrote(made.transport, events, len(made.data), seconds)
 
     def _framed(self, frames: Frames) -> bool:
         """Have the bytes of all that is new in `frames`, and move behind it. False: there is nothing, or more to it."""
@@ -318,24 +400,35 @@ class Reader:
         start = cursor.offset
         made = frames.find(key, start)
         if made is None:
-            page = self._shown()
-            if page is None:
-                if self._streams.draining or not cursor.at_tail:
-                    self._unpark(self._pages)
+            made = self._made()
+            if made is None:
                 return False
-            try:
-                data = self._format.render(page)
-            except Exception as error:  # noqa: BLE001 -- it must not hold up the others here
-                self._unpark(_failed(error))
-                return False
-            if self._format.pauses(page):  # known only now
-                cursor.offset = page.next
-                self._unpark(lambda: self._finish(data))
-                return False
-            made = framed(data), page.next
-        frames.keep(key, start, *made)
-        cursor.offset = made[1]
+        frames.keep(key, start, made)
+        cursor.offset = made.end
         return True
+
+    def _made(self) -> Frame | None:
+        """The bytes of all that is new, and where they end. None: there is nothing, or more to it."""
+        page = self._shown()
+        if page is None:
+            if self._streams.draining or not self._cursor.at_tail:
+                self._unpark(self._pages)
+            return None
+        try:
+            data = self._format.render(page)
+        except Exception as error:  # noqa: BLE001 -- it must not hold up the others here
+            self._unpark(_failed(error))
+            return None
+        if self._format.pauses(page):  # known only now
+            self._cursor.offset = page.next
+            self._unpark(lambda: self._paused(page, data))
+            return None
+        return Frame(framed(data), page.next, page.messages[0].time, self.visit.transport)
+
+    async def _paused(self, page: Page, data: bytes) -> None:
+        self.visit.ended = "paused"
+        self._streams.reads.wrote(self.visit.transport, len(page.messages), len(data), None)
+        await self._finish(data)
 
     def _shown(self) -> Page | None:
         """All that is new; None where there is nothing, or more to it."""
@@ -379,6 +472,7 @@ class Reader:
             self.wake()
         elif self._is_silent() and self._line is not None:
             self._last_write = self._clock()
+            self._streams.reads.heartbeats += 1
             self._line.write(framed(self._format.heartbeat))
 
     def _give_up(self) -> None:

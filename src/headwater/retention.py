@@ -12,6 +12,7 @@ Knows commits and forks.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Final
@@ -100,6 +101,7 @@ class Keeping:
                     return Trim(head, position, size, look)
                 position += 1
                 size += len(message.data) if position > own else 0
+            await asyncio.sleep(0)  # a store in memory never waits: the others have their turn
         return Trim(head, position, size, now)
 
     async def survey(self) -> None:
@@ -111,6 +113,7 @@ class Keeping:
                     if head.start < head.tail and self.of(name, head) is not None:
                         await self.trim(name, head)
                 after = found[-1][0]
+                await asyncio.sleep(0)
 
 
 def checked(kept: Retention) -> Retention:

@@ -24,10 +24,29 @@ Kept by the layers above, on that ground:
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Callable, Sequence
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import repeat
+from typing import ClassVar, Final
 
 from headwater.model import Absent, Head, Message, Offset
+
+MOST_MESSAGES: Final = 2048
+"""In one page, however small they are: bounds the time for which a page holds the loop, to some milliseconds."""
+
+
+def most_messages(max_bytes: int) -> int:
+    """In a page of so many bytes: so that a small one is found quickly, however small the messages are."""
+    return min(MOST_MESSAGES, 64 + max_bytes // 64)
+
+
+def in_a_row(
+    start: Offset, data: Iterable[bytes], times: Sequence[int], keys: Iterable[str | None] = repeat(None)
+) -> list[Message]:
+    """The messages that follow on `start`, of what a store keeps of each: as many as there are `times`."""
+    positions = range(start.position + 1, start.position + 1 + len(times))
+    # All of it in C: a page has thousands.
+    offsets = map(tuple.__new__, repeat(Offset), zip(repeat(start.generation), positions, strict=False))
+    return list(map(Message, data, offsets, times, keys))
 
 
 class Store(abc.ABC):
@@ -70,7 +89,8 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
-        """Messages after `start`, in order: as many as fit in `max_bytes`, but at least one where there is one.
+        """Messages after `start`, in order: as many as fit in `max_bytes` and in `most_messages`, but at least one
+        where there is one. To cost what the page holds, however much is before and behind it.
 
         Raises StreamNotFound, or OffsetGone where `start` cannot be served from the generation that is there, or lies
         before `Head.first`: what a fork inherits is read under the name it was appended to. A stream that is `deleted`
@@ -87,11 +107,17 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
-        """Some streams that the sweeper should see to at `now`: their expiry has come, or their `look`."""
+        """Some streams that the sweeper should see to at `now`: their expiry has come, or their `look`. To cost what
+        is due, and not what there is."""
 
     @abc.abstractmethod
-    async def owned(self) -> Sequence[tuple[str, Head]]:
-        """The open streams that have an owner."""
+    async def owners(self) -> Sequence[str]:
+        """Whoever owns an open stream, once each. Asked for every few seconds: to cost what owners there are, and not
+        what they own."""
+
+    @abc.abstractmethod
+    async def owned(self, owner: str) -> Sequence[str]:
+        """Names of the open streams that this one owns."""
 
     def watch(self, name: str, *, watched: bool) -> None:  # noqa: B027 -- a store without other processes needs none
         """Say that `on_wake` is wanted for this stream (or no longer)."""

@@ -18,22 +18,25 @@ does not know, and with a `stamp` it may simply repeat it. Reading and following
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
 from headwater.commits import Commits, Limits, checked_name, now_ms
+from headwater.counts import Reads, Resumed
 from headwater.cursor import Cursor
 from headwater.decide import Append, Create, Decision, ForkOf, Item, Request, Stamp
-from headwater.errors import BadRequest, HeadwaterError, OffsetGone, StreamExists, TooLarge
+from headwater.errors import BadOffset, BadRequest, HeadwaterError, OffsetGone, StreamExists, TooLarge
 from headwater.forks import Forks
 from headwater.formats.format import is_json
 from headwater.hub import Hub, page_of
+from headwater.lag import LoopLag
 from headwater.leases import Leases
 from headwater.lineage import read_messages
 from headwater.model import Config, Head, Message, Offset, Page, Retention
-from headwater.positions import START, resolve
+from headwater.positions import NOW, START, resolve
 from headwater.retention import Keeping, Rules, checked
 from headwater.store import Store
 from headwater.stores import store_from_url
@@ -62,6 +65,8 @@ class Streams:
         self.limits, self.clock = limits, clock
         self.hub = Hub(lambda name, watched: self.store.watch(name, watched=watched))
         self._commits = Commits(self.store, self.hub, limits, clock)
+        self.writes, self.operations, self.reads = self._commits.writes, self._commits.operations, Reads()
+        """What this process wrote, how it used the store, and what its readers got (`headwater.counts`)."""
         self.leases = Leases(self._commits)
         self._forks = Forks(self._commits)
         self._keeping = Keeping(self._commits, self._forks, retention)
@@ -70,6 +75,8 @@ class Streams:
         self.on_commit = self._commits.on_commit
         """Functions told of each commit of this process, `(stream, decision)`, once it is durable. Must not raise."""
         self.on_commit.append(self._sweeper.committed)
+        self.lag = LoopLag()
+        """Of the loop that these streams belong to, while they are served (`headwater.http.lifespan`)."""
         self._open = False
         self.draining = False
         """The process is going away: readers are to be told and let go."""
@@ -215,6 +222,11 @@ class Streams:
                 raise
         return await self._forks.create(name, request)
 
+    def at_once(self, name: str, request: Append) -> asyncio.Future[Decision] | Decision | None:
+        """`carry_out` without a task, where nothing has to be asked for first: committed, or a commit on its way, whose
+        future nobody may cancel. None: nothing has happened, and it is for `carry_out` to say why."""
+        return self._commits.at_once(checked_name(name), request)
+
     def writer(
         self,
         name: str,
@@ -223,13 +235,23 @@ class Streams:
         ttl: int | None = None,
         labels: dict[str, str] | None = None,
         producer: str | None = None,
+        join_ms: int = 0,
     ) -> Writer:
         """`async with` it: makes the stream, takes `send`s, ends the stream by how the block ends. See `Writer`.
 
         `producer`: as whom it appends, for streams that another process may take over (`Writer.take_over`).
+        `join_ms`: what is sent within so long of a commit shares the next one, and every reader's write with it. 0: a
+        token waits for nothing; 50 halves the work of a stream of tokens, and nobody sees it.
         """
         return Writer(
-            self._commits, self.leases, name, content_type=content_type, ttl=ttl, labels=labels, producer=producer
+            self._commits,
+            self.leases,
+            name,
+            content_type=content_type,
+            ttl=ttl,
+            labels=labels,
+            producer=producer,
+            join_ms=join_ms,
         )
 
     def _item(self, value: Any, key: str | None, *, as_json: bool) -> Item:
@@ -246,39 +268,51 @@ class Streams:
 
     async def read(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Page:
         """One page after `offset` (None or "-1": from the start; "now": the tail). Raises BadOffset, OffsetGone."""
+        return (await self.page(name, offset, max_bytes=max_bytes))[1]
+
+    async def page(
+        self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None
+    ) -> tuple[Head, Page]:
+        """The same, and the head by which the page was made."""
         try:
-            return await self._read(name, offset, max_bytes)
+            return await self._page(name, offset, max_bytes)
         except OffsetGone:
             if offset is not None and offset != START:
                 raise
-        return await self._read(name, offset, max_bytes)  # trimmed just now: the start is further on
+        return await self._page(name, offset, max_bytes)  # trimmed just now: the start is further on
 
-    async def _read(self, name: str, offset: Offset | str | None, max_bytes: int | None) -> Page:
+    async def _page(self, name: str, offset: Offset | str | None, max_bytes: int | None) -> tuple[Head, Page]:
         head = await self.head(name)
         start = resolve(head, offset)
         self._commits.touch(name, head)
         if start.position >= head.tail:
-            return page_of(head, start, [])
+            return head, page_of(head, start, [])
         tail = self.hub.known(name)
         page_bytes = max_bytes or self.limits.page_bytes
         messages: Sequence[Message] = []
         if tail is not None and tail.reaches(head.offset):  # else another process has gone beyond the ring
             messages = tail.messages(start, page_bytes)
         if not messages:
-            messages = await read_messages(self.store, name, head, start, max_bytes=page_bytes)
-        return page_of(head, start, messages)
+            messages = await read_messages(self._commits.store, name, head, start, max_bytes=page_bytes)
+        return head, page_of(head, start, messages)
 
     async def cursor(self, name: str, offset: Offset | str | None = None, *, max_bytes: int | None = None) -> Cursor:
         """A reader that stays: see `Cursor`. Close it. Raises like `read`."""
         tail = self.hub.join(name)
+        resumes = offset not in (None, START, NOW)
         try:
             head = await self.head(name)
             start = resolve(head, offset)
-        except BaseException:
+        except BaseException as error:
             self.hub.leave(tail)
+            if resumes and isinstance(error, OffsetGone | BadOffset):
+                self.reads.resumed[_refused(error, offset, head)] += 1
             raise
+        if resumes:
+            self.reads.resumed["ok" if start.position < head.tail else "nothing_new"] += 1
         self._commits.touch(name, head)
-        return Cursor(self.store, self.hub, self.clock, tail, start, max_bytes or self.limits.page_bytes)
+        size = max_bytes or self.limits.page_bytes
+        return Cursor(self._commits.store, self.hub, self.clock, tail, start, size, resumes=resumes)
 
     async def follow(self, name: str, offset: Offset | str | None = None) -> AsyncGenerator[Page]:
         """Page after page from `offset`, waiting for more at the tail; ends after the page that says `closed`.
@@ -300,7 +334,7 @@ class Streams:
         """Streams whose name starts with `prefix`, by name, beyond `after`; at most `limit`, expired ones left out."""
         alive: list[tuple[str, Head]] = []
         while True:
-            found = await self.store.list(prefix, after=after, limit=limit, newest=newest)
+            found = await self._commits.store.list(prefix, after=after, limit=limit, newest=newest)
             now = self.clock()
             alive += [(name, head) for name, head in found if not head.expired(now) and head.deleted is None]
             if len(found) < limit or len(alive) >= limit:
@@ -309,11 +343,19 @@ class Streams:
 
     def statistics(self) -> dict[str, int]:
         """Figures for a console or metrics: tails held, readers on them, and the store's own."""
-        readers = sum(tail.readers for tail in self.hub)
-        return {"tails": len(self.hub), "readers": readers, **self.store.statistics()}
+        own = {f"written_{name}": value for name, value in self.writes.statistics().items()}
+        return {"tails": len(self.hub), "readers": self.hub.readers, **own, **self.store.statistics()}
 
     # -- what changes without being asked ---------------------------------------------------------------------------
 
     def _woken(self, name: str) -> None:
         """Another process may have changed this stream."""
         self._commits.forget(name)
+
+
+def _refused(error: OffsetGone | BadOffset, offset: Offset | str | None, head: Head) -> Resumed:
+    """What became of a reader that wanted to go on behind `offset`."""
+    if isinstance(error, BadOffset):
+        return "bad_offset"
+    asked = Offset.parse(offset) if isinstance(offset, str) else offset
+    return "gap" if asked is not None and asked.generation == head.generation else "other_stream"

@@ -81,7 +81,10 @@ class Sweeper:
             due = await self._commits.store.due(self._commits.clock(), limit=SLICE + len(left))
             fresh = [(name, head) for name, head in due if name not in left][:SLICE]
             seen = len(fresh)
-            left |= {name for name, head in fresh if not await self._see_to(name, head)}
+            for name, head in fresh:
+                if not await self._see_to(name, head):
+                    left.add(name)
+                await asyncio.sleep(0)  # a store in memory never waits: the others have their turn
 
     async def _see_to(self, name: str, head: Head) -> bool:
         """Whether anything was done: what is still due after that is left for the next sweep."""

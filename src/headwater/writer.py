@@ -3,10 +3,11 @@
     async with streams.writer("jobs/7") as writer:
         await writer.send({"done": 3, "of": 10})
 
-Sends are joined: what arrives while a commit is on its way goes into the next one, so a producer of many small things
-is as fast as the store, and a lone one waits for nothing. The stream closes as completed, failed or cancelled by how
-the block ends; if the process dies, others close it as failed (`headwater.leases`), or one of them takes it over and
-goes on: from then on, whoever made it before can append nothing, though it was only asleep.
+Sends are joined: what arrives in the same turn of the loop as a commit, while one is on its way, or within `join_ms` of
+one goes into the next, so a producer of many small things is as fast as the store, and a lone one waits for nothing.
+The stream closes as completed, failed or cancelled by how the block ends; if the process dies, others close it as
+failed (`headwater.leases`), or one of them takes it over and goes on: from then on, whoever made it before can append
+nothing, though it was only asleep.
 
 Knows commits and leases. Invariants: messages keep the order of their sends; a commit that is repeated because its
 answer was lost counts once (the writer is an idempotent producer); what waits is bounded (G9).
@@ -15,14 +16,16 @@ answer was lost counts once (the writer is an idempotent producer); what waits i
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from headwater.commits import Commits, checked_name
-from headwater.decide import Append, Create, Item, Stamp
+from headwater.decide import Append, Create, Decision, Item, Stamp
 from headwater.errors import (
+    BadRequest,
     HeadwaterError,
     Interrupted,
     OffsetMismatch,
@@ -38,6 +41,15 @@ from headwater.wire.values import to_bytes, to_json
 
 MOST_WAITING: Final = 1024 * 1024
 """Bytes sent and not yet committed; beyond, `send` waits for the store."""
+
+MOST_JOINED: Final = 64 * 1024
+"""Bytes that are held back for `join_ms`: what readers get in one write."""
+
+MOST_JOIN_MS: Final = 1000
+
+_TURN: Final = 0.001
+"""Seconds: what comes so close behind a commit waits until others have had their turn, lest a loop of sends is a loop
+of commits. Tokens never come so close."""
 
 PATIENCE_SECONDS: Final = 30.0
 """How long a store that says "try again" is tried again."""
@@ -61,8 +73,12 @@ class Writer:
         ttl: int | None = None,
         labels: dict[str, str] | None = None,
         producer: str | None = None,
+        join_ms: int = 0,
     ) -> None:
-        """`producer`: the same one for all who may take this stream over; left out, it is one that nobody else has."""
+        """`producer`: the same one for all who may take this stream over; left out, it is one that nobody else has.
+        `join_ms`: what is sent within so long of a commit goes into the next one, for all readers."""
+        if not 0 <= join_ms <= MOST_JOIN_MS:
+            raise BadRequest(f"join_ms is a whole number of milliseconds from 0 to {MOST_JOIN_MS}")
         self.name = checked_name(name)
         self.content_type = content_type
         self._commits, self._leases = commits, leases
@@ -73,6 +89,9 @@ class Writer:
         self._size = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._join = join_ms / 1000
+        self._turn: asyncio.Handle | None = None  # until it comes, what is sent waits
+        self._committed_at = -math.inf
         self._flushing: asyncio.Task[None] | None = None
         self._error: HeadwaterError | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -149,12 +168,17 @@ class Writer:
         self._size += len(item.data)
         if self._size > MOST_WAITING:
             self._room.clear()
-        self._start()
+        if self._turn is None and self._flushing is None:
+            self._begin()
+        elif self._join and self._size > MOST_JOINED >= self._size - len(item.data):
+            self._wait(0)
 
     async def flush(self) -> Offset | None:
         """Wait until all that was sent is durable and readable; where the stream ends now."""
+        self._start()
         while self._flushing is not None:
             await asyncio.shield(self._flushing)
+            self._start()
         if self._error is not None:
             raise self._error
         return self.offset
@@ -209,13 +233,45 @@ class Writer:
             raise TooLarge(f"a message may have {self._commits.limits.message_bytes:,} bytes")
         return Item(data, key)
 
-    def _start(self) -> None:
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush(), name=f"headwater-writer {self.name}")
+    def _begin(self) -> None:
+        """Commit what waits, if the last commit was long enough ago; else when it will be."""
+        wait = self._committed_at + (self._join or _TURN) - asyncio.get_running_loop().time()
+        if wait <= 0:
+            self._start()
+        else:
+            self._wait(wait if self._join else 0)
 
-    async def _flush(self) -> None:
+    def _wait(self, seconds: float) -> None:
+        """What is sent meanwhile goes out together; others have their turn, too."""
+        if self._turn is not None:
+            self._turn.cancel()
+        loop = asyncio.get_running_loop()
+        self._turn = loop.call_later(seconds, self._end_turn) if seconds else loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turn = None
+        self._start()
+
+    def _start(self) -> None:
+        """Commit what waits, unless that is being done."""
+        if self._flushing is not None or not self._waiting:
+            return
+        items, self._waiting, self._size = self._waiting, [], 0
+        self._room.set()
+        self._committed_at = asyncio.get_running_loop().time()
+        request = self._request(items)
+        committed = self._commits.at_once(self.name, request)
+        if isinstance(committed, Decision):  # in memory
+            self._appended(committed)
+        else:
+            flush = self._flush(request, committed)
+            self._flushing = asyncio.create_task(flush, name=f"headwater-writer {self.name}")
+
+    async def _flush(self, request: Append, committed: asyncio.Future[Decision] | None) -> None:
+        """Carry out the first request, which may be on its way, and what is sent meanwhile."""
         try:
-            while self._waiting:
+            await self._carry_out(request, committed)
+            while self._waiting and (not self._join or self._size > MOST_JOINED):
                 items, self._waiting, self._size = self._waiting, [], 0
                 self._room.set()
                 await self._append(items)
@@ -228,13 +284,32 @@ class Writer:
                 raise
         finally:
             self._flushing = None
+        if self._waiting:
+            self._begin()
 
     async def _append(
         self, items: list[Item], *, close: bool = False, outcome: str | None = None, owner: str | None = None
     ) -> None:
+        await self._carry_out(self._request(items, close=close, outcome=outcome, owner=owner), None)
+
+    def _request(
+        self, items: list[Item], *, close: bool = False, outcome: str | None = None, owner: str | None = None
+    ) -> Append:
         stamp = Stamp(self._producer, self._epoch, self._seq)
-        request = Append(items, None, stamp, None, close, outcome, owner=owner)
-        self.offset = (await patiently(lambda: self._commits.carry_out(self.name, request))).head.offset
+        return Append(items, None, stamp, None, close, outcome, owner=owner)
+
+    async def _carry_out(self, request: Append, committed: asyncio.Future[Decision] | None) -> None:
+        """`committed`: a first try that is on its way. Tried again, it counts once."""
+
+        async def attempt() -> Decision:
+            nonlocal committed
+            first, committed = committed, None
+            return await (self._commits.carry_out(self.name, request) if first is None else asyncio.shield(first))
+
+        self._appended(await patiently(attempt))
+
+    def _appended(self, decision: Decision) -> None:
+        self.offset = decision.head.offset
         self._seq += 1
 
 

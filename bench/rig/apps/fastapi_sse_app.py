@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from tokens import tokens
 
 app = FastAPI()
 readers: set[asyncio.Queue[tuple[int, str]]] = set()
@@ -31,3 +32,9 @@ async def publish(request: Request) -> Response:
     for queue in readers:
         queue.put_nowait((count, data))
     return Response(status_code=204)
+
+
+@app.get("/answer", response_class=EventSourceResponse)
+async def answer() -> AsyncIterable[ServerSentEvent]:
+    async for token in tokens():
+        yield ServerSentEvent(raw_data=token)

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from tokens import tokens
 
 readers: set[asyncio.Queue[tuple[int, str]]] = set()
 count = 0
@@ -37,4 +38,15 @@ async def publish(request: Request) -> Response:
     return Response(status_code=204)
 
 
-app = Starlette(routes=[Route("/events", follow), Route("/events", publish, methods=["POST"])])
+async def said() -> AsyncIterator[ServerSentEvent]:
+    async for token in tokens():
+        yield ServerSentEvent(token, sep="\n")
+
+
+async def answer(_: Request) -> Response:
+    return EventSourceResponse(said(), sep="\n")
+
+
+app = Starlette(
+    routes=[Route("/events", follow), Route("/events", publish, methods=["POST"]), Route("/answer", answer)]
+)

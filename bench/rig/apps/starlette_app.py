@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from tokens import tokens
 
 readers: set[asyncio.Queue[bytes]] = set()
 count = 0
@@ -36,4 +37,15 @@ async def publish(request: Request) -> Response:
     return Response(status_code=204)
 
 
-app = Starlette(routes=[Route("/events", follow), Route("/events", publish, methods=["POST"])])
+async def frames() -> AsyncIterator[bytes]:
+    async for token in tokens():
+        yield f"data: {token}\n\n".encode()
+
+
+async def answer(_: Request) -> Response:
+    return StreamingResponse(frames(), media_type="text/event-stream")
+
+
+app = Starlette(
+    routes=[Route("/events", follow), Route("/events", publish, methods=["POST"]), Route("/answer", answer)]
+)

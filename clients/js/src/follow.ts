@@ -1,6 +1,7 @@
 // Reading a stream of Headwater as it grows, in a loop: `for await (const { data } of follow(url))`.
 import { ServerSentEvents, type StreamEvent } from "./events.js"
 import { Attempts, Line, outcomeOf, type ResumeOptions, resumed, runOutcome } from "./resuming.js"
+import { clock } from "./service.js"
 
 export interface FollowOptions extends ResumeOptions {
   /** Go on behind the event with this id; else the stream is read from its first. */
@@ -45,7 +46,7 @@ export function follow(url: string | URL, options: FollowOptions = {}): Followed
         /^text\/event-stream\b/i.test(headers.get("content-type") ?? "") ? new ServerSentEvents(lastId) : undefined
       const { signal } = line
       try {
-        const going = { ask, reader, options, signal, attempts: new Attempts(options, signal) }
+        const going = { url: at, headers, since: clock(), ask, reader, options, signal, attempts: new Attempts(options, signal) }
         for await (const pieces of resumed(going, lastEventId)) {
           for (const { event } of pieces) {
             if (!event) continue

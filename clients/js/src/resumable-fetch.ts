@@ -1,6 +1,7 @@
 // A fetch whose streams do not break off: what clients read is one whole stream, however many connections it takes.
 import { JsonLines, ServerSentEvents, type WholeEvents } from "./events.js"
 import { Attempts, Line, type ResumeOptions, resumed } from "./resuming.js"
+import { clock } from "./service.js"
 
 export interface ResumableFetchOptions extends ResumeOptions {
   /**
@@ -37,6 +38,7 @@ export function resumableFetch(options: ResumableFetchOptions = {}): typeof fetc
     const end = new Line(init.signal ?? request?.signal, options.signal)
     const { signal } = end
     const attempts = new Attempts(options, signal)
+    const since = clock()
     let line: Line
     let response: Response | undefined
     while (!response) {
@@ -57,7 +59,7 @@ export function resumableFetch(options: ResumableFetchOptions = {}): typeof fetc
       if (lastId) headers.set("last-event-id", lastId)
       return fetching(location, { ...init, credentials, mode, method: "GET", body: undefined, headers, signal })
     }
-    const pieces = resumed({ attempts, options, signal, ask, reader: readerOf }, "", response, line!)
+    const pieces = resumed({ url: location, headers, since, attempts, options, signal, ask, reader: readerOf }, "", response, line!)
     const whole = new Response(handedOn(pieces, end), response)
     return Object.defineProperty(whole, "url", { value: response.url })
   }

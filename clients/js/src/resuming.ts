@@ -3,6 +3,7 @@
 // and nothing is left out. Every timer and connection ends with the generator.
 import { parsed, type Piece, type StreamEvent, type WholeEvents } from "./events.js"
 import { HeadwaterError, problem } from "./problem.js"
+import { type Report, Service } from "./service.js"
 
 /** How long to try, and through what. Times are milliseconds. */
 export interface ResumeOptions {
@@ -20,6 +21,8 @@ export interface ResumeOptions {
   silence?: number
   /** Is told before each attempt to go on, say to show it. */
   onReconnect?: (about: { attempt: number; delay: number; lastEventId: string; cause: unknown }) => void
+  /** Where to tell, once, how the service was, or who is told: an address of `/v1/quality`. By default nobody is. */
+  report?: string | URL | ((report: Report) => void)
 }
 
 /** Aborts when one of its parents does, until it is let go; and when what is expected does not come in time. */
@@ -81,6 +84,10 @@ export class Attempts {
 }
 
 export interface Going {
+  /** What is read, what it was asked for with, and when it was first (`clock`). */
+  url: URL
+  headers: Headers
+  since: number
   attempts: Attempts
   options: ResumeOptions
   signal: AbortSignal
@@ -93,40 +100,53 @@ export interface Going {
 /** The pieces of a stream, chunk by chunk: those of `response`, which came by `line`, and of all that it takes then. */
 export async function* resumed(going: Going, lastId = "", response?: Response, line?: Line): AsyncGenerator<Piece[]> {
   const { attempts, signal } = going
+  const service = new Service(going)
   let nameless = false // something was given out that had no id: going on would repeat it
-  for (;;) {
-    const since = Date.now()
-    let cause: unknown
-    let last: StreamEvent | undefined
-    line ??= new Line(signal)
-    try {
-      response ??= await opened(going, lastId, line)
-      if (response.status === 204) return
-      const reader = going.reader(response, lastId)
-      if (!reader) throw new HeadwaterError("the answer is no stream of events", response.status, "not_a_stream")
-      for await (const chunk of chunks(response, line, going.options.silence)) {
-        const pieces = reader.feed(chunk).filter(({ event }) => !isInterruption(event))
-        lastId = reader.lastId
-        attempts.retry = reader.retry ?? attempts.retry
-        for (const { event } of pieces) last = event ?? last
-        if (last) attempts.failed = 0
-        nameless = !lastId && (nameless || !!last)
-        if (pieces.length) yield pieces
-        if (last && isEnd(last)) return
+  try {
+    for (;;) {
+      const since = Date.now()
+      let cause: unknown
+      let last: StreamEvent | undefined
+      line ??= new Line(signal)
+      try {
+        response ??= await opened(going, lastId, line)
+        service.back()
+        if (response.status === 204) return service.over("ended")
+        const reader = going.reader(response, lastId)
+        if (!reader) throw new HeadwaterError("the answer is no stream of events", response.status, "not_a_stream")
+        for await (const chunk of chunks(response, line, going.options.silence)) {
+          const pieces = reader.feed(chunk).filter(({ event }) => !isInterruption(event))
+          lastId = reader.lastId
+          attempts.retry = reader.retry ?? attempts.retry
+          for (const { event } of pieces) {
+            last = event ?? last
+            if (event) service.event()
+          }
+          if (last) attempts.failed = 0
+          nameless = !lastId && (nameless || !!last)
+          if (pieces.length) yield pieces
+          if (last && isEnd(last)) return service.over("ended")
+        }
+        const nothingLeft = !last && response.headers.get("stream-closed") === "true" // 204 where clients take none
+        if (nameless || nothingLeft || (last && runOutcome(last))) return service.over("ended")
+      } catch (error) {
+        signal.throwIfAborted()
+        if (nameless || (error instanceof HeadwaterError && !error.retry)) throw error
+        cause = error
+      } finally {
+        line.letGo()
+        line.abort()
       }
-      const nothingLeft = !last && response.headers.get("stream-closed") === "true" // 204 where clients take none
-      if (nameless || nothingLeft || (last && runOutcome(last))) return
-    } catch (error) {
-      signal.throwIfAborted()
-      if (nameless || (error instanceof HeadwaterError && !error.retry)) throw error
-      cause = error
-    } finally {
-      line.letGo()
-      line.abort()
+      response = line = undefined
+      service.lost()
+      if (Date.now() - since > attempts.maxDelay) attempts.failed = 0
+      await attempts.next(cause, lastId)
     }
-    response = line = undefined
-    if (Date.now() - since > attempts.maxDelay) attempts.failed = 0
-    await attempts.next(cause, lastId)
+  } catch (error) {
+    service.over(signal.aborted ? "left" : "failed")
+    throw error
+  } finally {
+    service.over("left")
   }
 }
 

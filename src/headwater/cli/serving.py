@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:  # it needs an extra that other commands do not
     from headwater.server import ServeConfig
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["human", "json"]
 
 Store = Annotated[
     str,
@@ -30,12 +30,13 @@ Store = Annotated[
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
 DemoPort = Annotated[int, typer.Option(min=0, max=65535, envvar="PORT", help="0: any that is free.")]
 
-_LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
-
 Agents = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME=]MODULE:AGENT...", help="Agents to offer under /v1/runs.", show_default=False),
+    typer.Argument(
+        metavar="[NAME=]MODULE:AGENT...",
+        help="Agents to offer under /v1/runs, by NAME or the slug of their own.",
+        show_default=False,
+    ),
 ]
 KeyFile = Annotated[
     str | None, typer.Option(metavar="keys.toml", help="Key file: who may do what.", show_default=False)
@@ -65,6 +66,26 @@ SseMax = Annotated[
         "the next; nothing is lost. For CDNs that make one request of many: they need responses that end, say 60.",
         show_default="never",
     ),
+]
+JoinMs = Annotated[
+    int,
+    typer.Option(
+        metavar="MS",
+        help="Small messages that come within so long of a write go out together after it; the first one after a "
+        "silence goes at once. 20 or 50 saves half of the work and more where tokens come fast; a reader may ask for "
+        "its own time by ?join_ms=. 0: each as it comes.",
+    ),
+]
+SlowReaders = Annotated[
+    Literal["lag", "skip", "close"],
+    typer.Option(
+        help="What becomes of readers that fall behind: they get everything, late; or are moved on (a run rolled up, "
+        "the newest message in format=sse, and told so); or are let go, and may resume.",
+    ),
+]
+SlowBytes = Annotated[int, typer.Option(metavar="N", help="How far behind a reader is slow, in bytes of messages.")]
+SlowSeconds = Annotated[
+    float, typer.Option(metavar="SECONDS", help="The same, in seconds: the age of what it has not got yet.")
 ]
 MaxAppends = Annotated[
     float | None,
@@ -114,6 +135,25 @@ MostResumptions = Annotated[
         "does not do so for ever. 0: never.",
     ),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Answer /metrics on a port of its own, without a key. 0: any that is free.",
+        show_default="beside all else, with a key where there are some",
+    ),
+]
+MetricsDir = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HEADWATER_METRICS_DIR",
+        metavar="DIR",
+        help="A directory that all server processes of this machine share: each then tells the sum of all.",
+        show_default="each tells its own",
+    ),
+]
 MaxReadersPerClient = Annotated[
     int | None, typer.Option(metavar="N", help="The same, of one key or address.", show_default="no limit")
 ]
@@ -132,6 +172,10 @@ def serve(  # noqa: PLR0913 -- the options of a command
     heartbeat: Annotated[float, typer.Option(metavar="SECONDS", help="Of silence, before a sign of life.")] = 15.0,
     long_poll_timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait of live=long-poll.")] = 30.0,
     sse_max_seconds: SseMax = None,
+    join_ms: JoinMs = 0,
+    slow_readers: SlowReaders = "lag",
+    slow_after_bytes: SlowBytes = 1024 * 1024,
+    slow_after_seconds: SlowSeconds = 10.0,
     max_appends_per_second: MaxAppends = None,
     max_readers: MaxReaders = None,
     max_readers_per_client: MaxReadersPerClient = None,
@@ -139,54 +183,48 @@ def serve(  # noqa: PLR0913 -- the options of a command
     proxy: Proxies = None,
     on_shutdown: OnShutdown = "resume",
     most_resumptions: MostResumptions = 5,
+    metrics_port: MetricsPort = None,
+    metrics_host: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
+    metrics_dir: MetricsDir = None,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, on stderr.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option(help="For people, or one JSON object a line.")] = "human",
 ) -> None:
     """Serve streams, and runs of agents, over HTTP.
 
-    An agent is offered under the slug of its own name, or under NAME.
-
     [bold]Examples[/]
 
-    [dim]$[/] headwater serve
-    [dim]$[/] headwater serve app.agents:assistant helper=app.agents:second
-    [dim]$[/] headwater serve --store sqlite:////var/lib/headwater.db --host 0.0.0.0 --auth keys.toml
-    [dim]$[/] OPENAI_API_KEY=... headwater serve --proxy openai=https://api.openai.com/v1
-    [dim]$[/] headwater serve --retain 'chat/*:seconds=604800' --retain '*:bytes=100000000' --max-appends-per-second 50
+    [dim]$[/] headwater serve app.agents:assistant --store sqlite:////var/lib/app.db --host 0.0.0.0 --auth keys.toml
     """
+    from headwater.delivery import Slow
     from headwater.server import ServeConfig
 
+    with _bad_values_said():
+        slow = Slow(slow_readers, slow_after_bytes, slow_after_seconds)
     config = ServeConfig(
-        store=store,
-        host=host,
-        port=port,
-        auth=auth,
-        insecure=insecure,
+        store=store, host=host, port=port, auth=auth, insecure=insecure, grace=grace, heartbeat=heartbeat,
         cors_origins=tuple(cors_origin) if cors_origin else ServeConfig().cors_origins,
-        grace=grace,
-        heartbeat=heartbeat,
-        long_poll=long_poll_timeout,
-        sse_max_seconds=sse_max_seconds,
+        long_poll=long_poll_timeout, sse_max_seconds=sse_max_seconds, join_ms=join_ms, slow=slow,
         retention=_rules(retain or []),
         max_appends_per_second=max_appends_per_second,
-        max_readers=max_readers,
-        max_readers_per_client=max_readers_per_client,
+        max_readers=max_readers, max_readers_per_client=max_readers_per_client,
         public_url=public_url,
         proxy=_upstreams(proxy or []),
-        on_shutdown=on_shutdown,
-        most_resumptions=most_resumptions,
+        on_shutdown=on_shutdown, most_resumptions=most_resumptions,
         log_level=log_level,
-    )
+        metrics_port=metrics_port, metrics_host=metrics_host, metrics_dir=metrics_dir,
+        log_format=log_format,
+    )  # fmt: skip
     _serve(config, agents or [])
 
 
 def _serve(config: ServeConfig, agents: list[str]) -> NoReturn:
-    from headwater.server import run
+    from headwater.server import logs, run
     from headwater.server.serve import agent_names, check, check_values
 
     with _bad_values_said():
         check_values(config)
     check(config)  # before any module of the caller's is imported
-    _log(config.log_level)
+    logs.begin(config.log_level, config.log_format)
     with _bad_values_said():
         config = replace(config, agents=[load(spec) for spec in agents])
         agent_names(config.agents)
@@ -251,7 +289,7 @@ def demo(
     [dim]$[/] headwater demo --port 8080 --open
     """
     from headwater.demo.main import TRY, run
-    from headwater.server import ServeConfig
+    from headwater.server import ServeConfig, logs
     from headwater.server.connection import PortTaken
     from headwater.server.serve import is_loopback
 
@@ -263,7 +301,7 @@ def demo(
         if browser:
             webbrowser.open(url)
 
-    _log(log_level)
+    logs.begin(log_level)
     if not insecure and not is_loopback(host):
         raise BadRequest(f"{host} is reachable from other machines, and the demo has no keys: --insecure lets them in")
     config = ServeConfig(store=store, host=host, port=port, insecure=insecure, log_level=log_level)
@@ -271,10 +309,3 @@ def demo(
         raise typer.Exit(run(config, ready))
     except PortTaken as error:
         raise PortTaken(f"{error} (PORT=4600 does it, too: PORT=4600 make demo)") from error
-
-
-def _log(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format=_LOG_FORMAT)
-    if level != "debug":
-        for name in ("httpx", "httpx2"):  # what openai's client is built on: reports every request of every agent
-            logging.getLogger(name).setLevel(logging.WARNING)

@@ -16,6 +16,7 @@ from headwater.client.client import Client, StreamInfo
 from headwater.client.pages import Page
 from headwater.client.producer import Producer
 from headwater.client.reader import Reader, Retry
+from headwater.client.service import Report
 from headwater.client.sync import SyncClient, SyncProducer
 from headwater.client.way import Event
 from headwater.errors import OffsetGone
@@ -33,6 +34,7 @@ __all__ = [
     "Page",
     "Producer",
     "Reader",
+    "Report",
     "Retention",
     "Retry",
     "StreamInfo",

@@ -72,6 +72,10 @@ class Address:
         """Where it lists its streams."""
         return self._at(LISTED).copy_with(params=query)
 
+    def quality(self) -> httpx.URL:
+        """Where the server is told how the service was."""
+        return self._at("/v1/quality")
+
     def _at(self, path: str) -> httpx.URL:
         mount = self.base.raw_path.partition(b"?")[0].rstrip(b"/")
         return self.base.copy_with(raw_path=mount + path.encode())

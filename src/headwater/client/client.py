@@ -7,10 +7,11 @@ A request that gets no answer raises Unreachable; whether it was carried out is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import httpx
 import msgspec
@@ -24,6 +25,7 @@ from headwater.client.pages import Page, page_after, page_of
 from headwater.client.plain import PlainEvents
 from headwater.client.producer import Producer, begun, no_answer
 from headwater.client.reader import OnLost, Reader, Retry, unreachable
+from headwater.client.service import Report, Service
 from headwater.client.way import Way
 from headwater.errors import BadRequest, HeadwaterError
 from headwater.model import Retention
@@ -32,6 +34,9 @@ from headwater.wire.durable import parse_retention
 By = Literal["auto", "durable", "sse", "long-poll"]
 
 T = TypeVar("T")
+
+REPORT_SECONDS: Final = 2.0
+"""A report that takes longer is not worth the wait of whoever closes a reader."""
 
 
 class StreamInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,6 +120,7 @@ class Client:
         by: By = "auto",
         on_lost: OnLost | None = None,
         on_connected: Callable[[], None] | None = None,
+        report: bool | Callable[[Report], None] = False,
     ) -> Reader:
         """Every message after `offset` (None: from the start; "now": from here on), live, until the stream is over.
 
@@ -135,11 +141,24 @@ class Client:
         def durable(at: str | None) -> Way:
             return DurablePages(url, at, headers, live)
 
+        service = Service(str(url).partition("?")[0], self._retry.clock, self._telling(report)) if report else None
         if by != "auto":
-            return Reader(self._http, durable(offset), self._retry, on_lost, on_connected)
+            return Reader(self._http, durable(offset), self._retry, on_lost, on_connected, service=service)
         plain = url.copy_remove_param("live").copy_set_param("format", "sse") if STREAMS in url.path else url
         way = PlainEvents(plain, offset, {"accept": "text/event-stream", **headers})
-        return Reader(self._http, way, self._retry, on_lost, on_connected, over_to=durable)
+        return Reader(self._http, way, self._retry, on_lost, on_connected, over_to=durable, service=service)
+
+    def _telling(self, report: bool | Callable[[Report], None]) -> Callable[[Report], Awaitable[None]]:
+        async def tell(said: Report) -> None:
+            if callable(report):
+                report(said)
+                return
+            url = self._address.quality()
+            body, headers = msgspec.json.encode(said), self._address.credentials(url)
+            with suppress(httpx.RequestError):  # it is for the server's good, not the reader's
+                await self._http.post(url, content=body, headers=headers, timeout=REPORT_SECONDS)
+
+        return tell
 
     async def read(self, path: str, offset: str | None = None) -> Page:
         """The next page after `offset`, as it is now: without waiting, and perhaps empty. Raises OffsetGone, …."""

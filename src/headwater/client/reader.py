@@ -23,6 +23,7 @@ import httpx
 
 from headwater.client.answers import Unreachable, may_pass, retry_after, stream_error
 from headwater.client.pages import is_page
+from headwater.client.service import Ended, Service
 from headwater.client.way import Event, Way
 from headwater.errors import BadRequest, HeadwaterError
 
@@ -70,12 +71,14 @@ class Reader(AsyncIterator[Event]):
         on_connected: Callable[[], None] | None = None,
         *,
         over_to: Callable[[str | None], Way] | None = None,
+        service: Service | None = None,
     ) -> None:
-        """`over_to(offset)`: the way to go on where the server answers with pages; None: that is an error."""
+        """`over_to(offset)`: the way to go on where the server answers with pages; None: that is an error. `service`
+        takes down how it goes."""
         self.connections = 0
         """How often the server was reached: once, and once more after each loss."""
         self._http, self._way, self._retry, self._over_to = http, way, retry, over_to
-        self._on_lost, self._on_connected = on_lost, on_connected
+        self._on_lost, self._on_connected, self._service = on_lost, on_connected, service
         self._url = way.request().url
         self._response: httpx.Response | None = None
         self._chunks: AsyncIterator[bytes] = aiter(_nothing())
@@ -114,10 +117,15 @@ class Reader(AsyncIterator[Event]):
 
     async def aclose(self) -> None:
         """Let go of the connection; iteration ends."""
+        await self._end("ended" if self.over else "left")
+
+    async def _end(self, how: Ended) -> None:
         self._closed = True
         if self._sleeping is not None:
             self._sleeping.cancel()
         await self._disconnect()
+        if self._service is not None:
+            await self._service.over(how)
 
     async def __anext__(self) -> Event:
         try:
@@ -125,6 +133,8 @@ class Reader(AsyncIterator[Event]):
                 event = self._way.take()
                 if event is not None:
                     self._failures = 0
+                    if self._service is not None:
+                        self._service.event()
                     return event
                 if self.over:
                     await self.aclose()
@@ -134,7 +144,7 @@ class Reader(AsyncIterator[Event]):
                 else:
                     await self._advance()
         except HeadwaterError:
-            await self.aclose()
+            await self._end("failed")
             raise
         await self._disconnect()  # closed by somebody else, a connection may have been made meanwhile
         raise StopAsyncIteration
@@ -180,6 +190,8 @@ class Reader(AsyncIterator[Event]):
         timeout = httpx.Timeout(self._retry.silence * wanted.silence, connect=self._retry.connect, pool=None)
         request = self._http.build_request("GET", wanted.url, headers=wanted.headers, timeout=timeout)
         self._asked_at = self._retry.clock()
+        if self._service is not None:
+            self._service.asked()
         self._response = response = await self._http.send(request, stream=True, follow_redirects=True)
         if response.status_code not in (200, 204):
             await self._refused(response)
@@ -196,6 +208,8 @@ class Reader(AsyncIterator[Event]):
         if not self._in_touch and not self.over:
             self._in_touch = True
             self.connections += 1
+            if self._service is not None:
+                self._service.back()
             if self._on_connected is not None:
                 self._on_connected()
 
@@ -230,6 +244,8 @@ class Reader(AsyncIterator[Event]):
     def _lose(self, error: HeadwaterError, asked: float = 0.0) -> None:
         """Have the next step be a pause."""
         self._in_touch = False
+        if self._service is not None:
+            self._service.lost()
         self._pause = self._retry.pause(self._failures, max(asked, self._way.asked))
         self._failures += 1
         if self._on_lost is not None:

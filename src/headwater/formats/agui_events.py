@@ -37,6 +37,8 @@ _TYPE_BYTES: Final = 40  # `type` stands first
 class AguiEvents(ServerSentEvents):
     """AG-UI over server-sent events."""
 
+    transport = "ag-ui"
+
     def __init__(self) -> None:
         super().__init__("application/json", named=False)
 
@@ -49,7 +51,7 @@ class AguiEvents(ServerSentEvents):
         self.opening = type(self).opening + sse.encode(sse.one_line(started), id=str(after))
 
     def render(self, page: Page) -> bytes:
-        said = super().render(page)
+        said = super().render(page._replace(messages=[one for one in page.messages if not _hidden(one)]))
         if (pause := pause_of(page)) is None:
             return said
         return said + sse.encode(sse.one_line(_interrupted(pause)), id=f"{page.next}{PAUSED}")
@@ -57,12 +59,11 @@ class AguiEvents(ServerSentEvents):
     def pauses(self, page: Page) -> bool:
         return pause_of(page) is not None
 
-    def _event(self, message: Message) -> bytes:
-        return b"" if _hidden(message) else super()._event(message)
-
 
 class AguiLines(Lines):
     """AG-UI as `{"id": …, "chunk": event}`, one a line: TanStack AI's `fetchHttpStream`, which resumes by those ids."""
+
+    transport = "ag-ui"
 
     def __init__(self) -> None:
         super().__init__("application/json", tells_failure=True)

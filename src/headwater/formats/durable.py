@@ -27,6 +27,7 @@ class DurableEvents(Format):
     """`live=sse`."""
 
     content_type = "text/event-stream"  # exactly: the conformance suite compares
+    transport = "durable-sse"
     heartbeat = sse.HEARTBEAT
     ends_openly = True  # the end is `streamClosed`; anything else means: come again
 

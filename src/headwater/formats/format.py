@@ -7,12 +7,13 @@ stream is over, or because something else is (then the reader must never take it
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 from headwater.decide import media_type
 from headwater.errors import HeadwaterError
-from headwater.model import Page
+from headwater.model import Message, Offset, Page
+from headwater.wire.sse import one_line
 
 
 class Format(abc.ABC):
@@ -20,6 +21,9 @@ class Format(abc.ABC):
 
     content_type: str
     """Of the response."""
+
+    transport: str = "other"
+    """What it is called in metrics and logs."""
 
     opening: bytes = b""
     """Sent at once, before anything has happened: a first byte that proxies and clients wait for."""
@@ -61,6 +65,14 @@ class Format(abc.ABC):
         again when there is more for it."""
         return False
 
+    def compact(self) -> bool:
+        """Say what comes up to the tail more briefly, for a reader that did not keep up; False: it cannot."""
+        return False
+
+    def skipped(self, start: Offset, to: Offset) -> bytes | None:
+        """Said where the messages from `start` to `to` are left out. None: it has no word for that, so none may be."""
+        return None
+
     def rotation(self, page: Page, now: int, jitter: float) -> bytes:
         """Said when the connection ends only to be made anew. `page` is empty and says where the reader stands; `now`
         in ms since 1970, `jitter` in [0, 1). Only of formats that end openly."""
@@ -79,3 +91,10 @@ def is_json(content_type: str) -> bool:
 def is_text(content_type: str) -> bool:
     """Whether messages are UTF-8 text."""
     return is_json(content_type) or content_type.lower().startswith("text/")
+
+
+def lines_of(messages: Sequence[Message]) -> list[bytes]:
+    """The JSON of messages, each on one line. Looked at all at once, for nearly all are so already."""
+    data = [message.data for message in messages]
+    whole = b"".join(data)
+    return data if one_line(whole) is whole else list(map(one_line, data))

@@ -146,6 +146,8 @@ class LangGraphParts(Projection):
 class LangGraphEvents(ProjectedEvents):
     """The parts as server-sent events with names. One instance is one connection's."""
 
+    transport = "langgraph"
+
     def __init__(self, modes: Collection[str], run_id: str, place: Place | None = None) -> None:
         self._parts = LangGraphParts(modes)
         super().__init__(self._parts, run_id, place)

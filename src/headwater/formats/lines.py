@@ -6,12 +6,12 @@ Neither can say in its own terms that it was interrupted, so such a response is 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable
 
 import msgspec
 
 from headwater.formats.characters import joined
-from headwater.formats.format import Format, is_json, is_text
+from headwater.formats.format import Format, is_json, is_text, lines_of
 from headwater.model import Page
 from headwater.wire.sse import one_line
 
@@ -20,6 +20,7 @@ class Lines(Format):
     """`format=ndjson`: JSON messages as they are, text as JSON strings, other bytes as base64 in JSON strings."""
 
     content_type = "application/x-ndjson"
+    transport = "ndjson"
     heartbeat = b"\n"  # readers of NDJSON skip empty lines
 
     def __init__(self, stream_type: str, *, tells_failure: bool = False) -> None:
@@ -33,11 +34,11 @@ class Lines(Format):
         return "ndjson", self._json, self._text
 
     def render(self, page: Page) -> bytes:
-        return b"".join([line + b"\n" for line in self._lines(page)])
+        return b"\n".join([*self._lines(page), b""])
 
-    def _lines(self, page: Page) -> Iterator[bytes]:
+    def _lines(self, page: Page) -> Iterable[bytes]:
         if self._json:
-            return (one_line(message.data) for message in page.messages)
+            return lines_of(page.messages)
         if self._text:  # a character across the border of messages makes one line of them
             texts = (text.decode(errors="replace") for text, _ in joined(page.messages))
         else:
@@ -48,6 +49,7 @@ class Lines(Format):
 class Raw(Format):
     """`format=text`: the messages' bytes one after the other, each JSON message on a line of its own."""
 
+    transport = "text"
     tells_failure = False
 
     def __init__(self, stream_type: str) -> None:

@@ -229,6 +229,7 @@ class ChatChunks(Format):
     """
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "openai-chat"
     opening = sse.comment("open")
     heartbeat = sse.HEARTBEAT
     folds = True
@@ -246,6 +247,9 @@ class ChatChunks(Format):
     def render(self, page: Page) -> bytes:
         chunks = [one for message in page.messages for one in self._new(self._fold.feed(decode(message.data)))]
         return _framed(self._rollup.page(chunks, up_to_date=page.up_to_date))
+
+    def compact(self) -> bool:
+        return self._rollup.again()
 
     def ending(self, page: Page) -> bytes:
         said = _framed([*self._rollup.rest(), *self._new(self._fold.broken_off())])

@@ -309,6 +309,7 @@ class ResponseEvents(Format):
     """
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "openai-responses"
     opening = sse.comment("open")
     heartbeat = sse.HEARTBEAT  # one newline: after an id, the official Python client takes a blank line for an event
     folds = True
@@ -322,6 +323,9 @@ class ResponseEvents(Format):
     def render(self, page: Page) -> bytes:
         events = [event for message in page.messages for event in self._fold.feed(decode(message.data))]
         return _framed(self._rollup.page(self._new(events), up_to_date=page.up_to_date))
+
+    def compact(self) -> bool:
+        return self._rollup.again()
 
     def ending(self, page: Page) -> bytes:
         return _framed([*self._rollup.rest(), *self._new(self._fold.broken_off())])
@@ -357,6 +361,7 @@ class WholeResponse(Format):
     may stand before a JSON value. Made for one reader."""
 
     content_type = "application/json"
+    transport = "openai-responses"
     heartbeat = b"\n"
     folds = True
     key = None

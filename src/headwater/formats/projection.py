@@ -63,6 +63,7 @@ class ProjectedEvents(Format):
     """A projection as server-sent events, data only. One instance is one connection's: it holds the fold."""
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "ai-sdk"
     # As in `ServerSentEvents`: the line of `retry` is within the first event.
     opening = sse.comment("open") + b"retry: %d\n" % RECONNECT_MS
     heartbeat = sse.HEARTBEAT

@@ -47,6 +47,7 @@ class RollUp(Generic[T]):
         """`piece_of`: None for what is no delta; `joined`: the last of several, with the text of all."""
         self.over = not wanted
         """Everything passes."""
+        self._wanted = wanted
         self._piece_of, self._joined = piece_of, joined
         self._last: T | None = None
         self._part: Hashable = None
@@ -76,6 +77,11 @@ class RollUp(Generic[T]):
         self.over = True
         return self._released()
 
+    def again(self) -> bool:
+        """Put together until the tail once more, if that is wanted at all."""
+        self.over = not self._wanted
+        return self._wanted
+
     def _held(self, item: T, piece: Piece) -> Sequence[T]:
         part, text = piece
         released = self._released() if part != self._part or self._size >= HELD_CHARACTERS else ()
@@ -103,6 +109,7 @@ class RolledUp(Format):
         self._rollup = RollUp(lambda message: None if message.offset <= after else _piece(message), _joined)
         self.content_type, self.opening, self.heartbeat = told_by.content_type, told_by.opening, told_by.heartbeat
         self.in_characters, self.tells_failure = told_by.in_characters, told_by.tells_failure
+        self.transport = told_by.transport
 
     def __repr__(self) -> str:
         return f"<RolledUp {self._told_by!r} {self._rollup!r}>"
@@ -125,6 +132,9 @@ class RolledUp(Format):
 
     def pauses(self, page: Page) -> bool:
         return self._told_by.pauses(page)
+
+    def compact(self) -> bool:
+        return self._rollup.again()
 
     def ending(self, page: Page) -> bytes:
         return self._rest(page) + self._told_by.ending(page)

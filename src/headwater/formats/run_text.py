@@ -28,6 +28,7 @@ class RunText(Format):
     """`format=text` of a run."""
 
     content_type = "text/plain; charset=utf-8"
+    transport = "text"
     tells_failure = False
 
     def __init__(self, retracted: Set[str] = frozenset()) -> None:

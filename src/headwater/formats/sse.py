@@ -18,8 +18,8 @@ import msgspec
 from headwater.decide import media_type
 from headwater.errors import HeadwaterError
 from headwater.formats.characters import joined
-from headwater.formats.format import Format, is_json, is_text
-from headwater.model import Message, Page
+from headwater.formats.format import Format, is_json, is_text, lines_of
+from headwater.model import Message, Offset, Page
 from headwater.wire import sse
 
 _STORED: Final = re.compile(rb"(?:event: [^\r\n]*\n)?(?:data:[^\r\n]*\n)+")
@@ -33,6 +33,7 @@ class ServerSentEvents(Format):
     """`format=sse`. The events of a stream of content type text/event-stream keep the names they were given."""
 
     content_type = "text/event-stream; charset=utf-8"
+    transport = "sse"
     # The line of `retry` is within the first event: on its own some clients would take it for an empty one.
     opening = sse.comment("open") + b"retry: %d\n" % RECONNECT_MS
     heartbeat = sse.HEARTBEAT
@@ -41,7 +42,7 @@ class ServerSentEvents(Format):
         """`stream_type`: the stream's content type; `prefix`: put before each offset in `id`."""
         self._kind = _kind_of(stream_type)
         self._named = named
-        self._prefix = prefix
+        self._prefix, self._before = prefix, prefix.encode()
         self.in_characters = self._kind == "text"
 
     def __repr__(self) -> str:
@@ -58,17 +59,30 @@ class ServerSentEvents(Format):
     def render(self, page: Page) -> bytes:
         if self._kind == "text":
             return b"".join([sse.encode(text, id=self._id(last)) for text, last in joined(page.messages)])
+        if self._kind == "json":
+            return self._json_events(page)
         return b"".join(map(self._event, page.messages))
+
+    def _json_events(self, page: Page) -> bytes:
+        # Who catches up gets thousands at a time, which differ in position and data alone.
+        start = f"id: {self._prefix}{page.next.generation:016d}_".encode()
+        lines = lines_of(page.messages)
+        return b"".join(
+            [
+                b"%b%016d\ndata:%b\n\n" % (start, message.offset.position, line)
+                for message, line in zip(page.messages, lines, strict=True)
+            ]
+        )
 
     def _id(self, message: Message) -> str:
         return f"{self._prefix}{message.offset}"
 
     def _event(self, message: Message) -> bytes:
+        if self._kind == "json":
+            return b"id: %b%b\ndata:%b\n\n" % (self._before, bytes(message.offset), sse.one_line(message.data))
         id_ = self._id(message)
         if self._kind == "events" and _STORED.fullmatch(message.data):
             return b"id: %s\n%s\n" % (id_.encode(), message.data)
-        if self._kind == "json":
-            return b"id: %s\ndata:%s\n\n" % (id_.encode(), sse.one_line(message.data))
         data = b64encode(message.data) if self._kind == "binary" else message.data
         return sse.encode(data, id=id_)
 
@@ -77,6 +91,12 @@ class ServerSentEvents(Format):
             return b""
         said = msgspec.json.encode({"outcome": page.outcome or "completed"})
         return sse.encode(said, id=f"{self._prefix}{page.next}", event="end")
+
+    def skipped(self, start: Offset, to: Offset) -> bytes | None:
+        if not self._named or self.in_characters:  # a text with a hole is another text
+            return None
+        said = msgspec.json.encode({"from": str(start), "to": str(to), "messages": to.position - start.position})
+        return sse.encode(said, id=f"{self._prefix}{to}", event="skipped")
 
     def interruption(self, error: HeadwaterError) -> bytes:
         if not self._named:

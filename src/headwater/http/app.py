@@ -9,6 +9,7 @@ authorization in the resource, and on the way out the headers that every answer 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
@@ -25,18 +26,25 @@ from headwater.http.lifespan import Closing, run_lifespan
 from headwater.http.listing import inspect_stream, list_streams
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
+from headwater.http.plain import PlainAppends
+from headwater.http.quality import PATH as QUALITY
+from headwater.http.quality import Quality
 from headwater.http.socket import PATH, SocketResource, not_upgraded
 from headwater.http.streams import StreamResource
 from headwater.http.subscriptions import CONTROL, SubscriptionResource
+from headwater.http.traffic import Traffic, route_of
+from headwater.joining import joined_ms
 from headwater.outlet import line_of
 from headwater.problems import RETRY_AFTER_SECONDS, SAFETY_HEADERS, answer
 from headwater.streams import Streams
 from headwater.subscriptions import Subscriptions
+from headwater.visits import ROUTE
 from headwater.wire.durable import stream_name
 
 if TYPE_CHECKING:  # runs need an extra that streams do not
     from headwater.http.agents import AgentResource
     from headwater.http.langgraph_door import LangGraphDoor
+    from headwater.http.metrics import Metrics
     from headwater.http.openai_resource import OpenAIResource
     from headwater.http.runs import RunResource
     from headwater.runs import Runs
@@ -49,7 +57,7 @@ Page = Callable[[Exchange], Awaitable[Response]]
 class App:
     """Streams and runs over HTTP. Opens and closes both itself where it is served alone."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is one part of the whole, and nearly always left out
         self,
         streams: Streams,
         runs: Runs | None = None,
@@ -61,24 +69,37 @@ class App:
         long_poll_seconds: float = 30.0,
         pages: Mapping[str, Page] | None = None,
         subscriptions: Subscriptions | None = None,
+        metrics: bool | str = False,
     ) -> None:
         """`runs`: serve `/v1/runs` too; `pages`: answers for further paths, made by the caller: exact ones, and what is
-        below one that ends with a slash. One that has `aclose` is closed where the application is served alone."""
+        below one that ends with a slash. One that has `aclose` is closed where the application is served alone.
+        `metrics`: answer `/metrics`, too; a text is the directory by which the processes behind one port tell the sum
+        of all of them. Mounted elsewhere, have that closed: `lifespan(..., closing=[app.metrics])`.
+        """
         self.streams, self.runs, self.subscriptions = streams, runs, subscriptions
         self.delivery = delivery or (runs.delivery if runs is not None else Delivery(streams))
         self._auth, self._origins = auth or OpenDoor(), origins or Origins()
         self._admission = admission or Admission()
         self._streams = StreamResource(self.delivery, self._admission, long_poll_seconds=long_poll_seconds)
         self._outages = Outages(streams)
+        self.traffic = Traffic()
         self._subscriptions = SubscriptionResource(subscriptions)
+        self.plain = PlainAppends(streams, self._auth, self._origins, self._admission, self._outages)
+        """What a server may ask before it makes a request of an append."""
+        self.quality = Quality(streams, runs.agents if runs is not None else (), self._admission)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)
+        self._sockets.on_refusal = self.traffic.turned_away
+        self.metrics = self.numbers(None if metrics is True else metrics) if metrics is not False else None
+        """The numbers of this application, where they were asked for."""
         self._runs = _resource(runs) if runs is not None else None
         self._agents = _agents(runs) if runs is not None else None
         self._langgraph = _langgraph(runs) if runs is not None else None
         self._openai = _openai(runs) if runs is not None else None
         self._pages = dict(pages or {})
+        if self.metrics is not None:
+            self._pages["/metrics"] = self.metrics.page
         self._below = {path: page for path, page in self._pages.items() if path.endswith("/")}
-        held: list[object] = [*self._pages.values()]
+        held: list[object] = [*self._pages.values(), self.metrics]
         self._closing = [page for page in held if isinstance(page, Closing)]
 
     def __repr__(self) -> str:
@@ -92,18 +113,29 @@ class App:
         else:
             await self._sockets(scope, receive, send)
 
+    def numbers(self, directory: str | None = None) -> Metrics:
+        """The numbers of this application, to be shown elsewhere. `directory`: as in `metrics`; close them then."""
+        from headwater.http.families import Lags, Measured
+        from headwater.http.metrics import Metrics
+
+        at = Measured(self.streams, self.runs, self.traffic, self._sockets, self.quality, Lags())
+        return Metrics(at, directory)
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         line = line_of(scope)
         if line is not None:
             line.alone = line.is_reached_by(send)
         exchange = Exchange(scope, receive, send, self._auth)
         added = [*SAFETY_HEADERS, *self._origins.headers(exchange.method, exchange.headers)]
-        started = False
+        if self.metrics is not None:
+            self.metrics.begin()
+        route = scope[ROUTE] = route_of(str(scope["path"]).removeprefix(exchange.prefix), self._pages)
+        began, status, why = time.perf_counter(), 0, None
 
         async def send_with_headers(event: dict[str, object]) -> None:
-            nonlocal started
+            nonlocal status
             if event["type"] == "http.response.start":
-                started = True
+                status = int(event["status"])  # type: ignore[call-overload]
                 event = {**event, "headers": _merged(event.get("headers") or (), added)}  # type: ignore[arg-type]
             await send(event)
 
@@ -118,12 +150,16 @@ class App:
             raise
         except Exception as error:
             self._outages.note(error)
-            if started:
+            if status:
                 raise
+            why = error
             await answer(error)(scope, receive, send_with_headers)  # type: ignore[arg-type]
+        finally:
+            self.traffic.answer(exchange.method, route, status, time.perf_counter() - began, why)
 
     async def _routed(self, exchange: Exchange) -> Response | None:
         self._origins.check(exchange.method, exchange.headers)
+        joined_ms(exchange.scope)  # refused here, before anything is started
         path = exchange.path
         stream = stream_name(path)
         if stream is not None and stream.split("/", 1)[0] == CONTROL:
@@ -136,6 +172,8 @@ class App:
             return await list_streams(exchange, self.streams)
         if path.startswith(f"{STREAMS}/"):
             return await inspect_stream(exchange, self.streams, path.removeprefix(f"{STREAMS}/"))
+        if path == QUALITY:
+            return await self.quality.answer(exchange)
         if path in self._pages:
             return await self._pages[path](exchange)
         if path == "/healthz":

@@ -301,7 +301,7 @@ class Asked:
         )
 
     async def _unfollow(self, op: multiplex.Unfollow, channel: Channel) -> multiplex.Ok:
-        self.channels.drop(channel)
+        self.channels.drop(channel, "unfollowed")
         return multiplex.Ok(ref=op.ref, id=op.id)
 
 

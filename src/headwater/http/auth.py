@@ -6,12 +6,13 @@ loopback only. With one (`--auth keys.toml`) each request carries `Authorization
     [[key]]
     name = "front end"                  # the principal, shown in logs
     sha256 = "9f86d081…"                # of the key; or `secret = "…"` where the file itself is kept secret
-    actions = ["read"]                  # create append close read delete list start cancel approve subscribe
+    actions = ["read"]                  # create append close read delete list start cancel approve subscribe observe
     streams = ["chat/*", "runs/*"]      # shell patterns of stream names; either left out: all
 
 To start an agent takes `start` for `runs/<its name>`, to answer what a run asks `approve` for its stream, to list takes
 `list` for the prefix that is asked for. To subscribe takes `subscribe` and `read` for all that a subscription's pattern
-can ever mean, and `append` for its wake stream.
+can ever mean, and `append` for its wake stream. To see the server's metrics takes
+`observe` for `headwater/metrics`.
 
 Knows the errors. No secret ever gets into a message or a repr.
 """
@@ -29,7 +30,9 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, get_args
 from headwater.errors import BadRequest, Forbidden, Unauthorized
 from headwater.subscriptions.globs import covered, shapes
 
-Action = Literal["create", "append", "close", "read", "delete", "list", "start", "cancel", "approve", "subscribe"]
+Action = Literal[
+    "create", "append", "close", "read", "delete", "list", "start", "cancel", "approve", "subscribe", "observe"
+]  # fmt: skip
 ACTIONS: Final[frozenset[str]] = frozenset(get_args(Action))
 
 
@@ -67,6 +70,9 @@ class Auth(abc.ABC):
             raise Forbidden(f"this key does not allow to {action} all that the pattern can mean")
 
 
+ANYONE: Final = Principal("anyone")
+
+
 class OpenDoor(Auth):
     """No keys: everybody is the same principal and may do everything."""
 
@@ -76,7 +82,10 @@ class OpenDoor(Auth):
         return "<OpenDoor>"
 
     def authenticate(self, headers: Mapping[str, str]) -> Principal:
-        return Principal("anyone")
+        return ANYONE
+
+    def allows(self, principal: Principal, action: Action, stream: str) -> bool:
+        return True
 
 
 class Keys(Auth):

@@ -10,6 +10,7 @@ is read for it, and what it takes exceeds its credit by less than one message; i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from headwater.cursor import Cursor
 from headwater.errors import Conflict, TooManyRequests
 from headwater.model import Head, Page
 from headwater.streams import Streams
+from headwater.visits import Visit
 from headwater.wire.multiplex import LARGEST_INTEGER, size
 
 
@@ -40,6 +42,7 @@ class Channel:
         """`credit`: bytes that the client still takes; below zero after a message that was larger."""
         self.content_type = ""
         self.cursor: Cursor | None = None
+        self.visit: Visit | None = None
         self.place = ExitStack()
         """What is given back when the channel goes, beside its cursor."""
         self.begun = False
@@ -116,13 +119,17 @@ class Channels:
     def begin(self, channel: Channel, content_type: str) -> None:
         """Its cursor is there: from now on it takes its turns."""
         channel.begun, channel.content_type = True, content_type
+        if channel.cursor is not None and not channel.gone:
+            channel.visit = Visit(self._streams, channel.cursor, "websocket", level=logging.DEBUG)
         self.line_up(channel)
 
-    def drop(self, channel: Channel) -> bool:
+    def drop(self, channel: Channel, why: str = "left") -> bool:
         """Leave its stream; the id is free again. False: it was so already."""
         if channel.gone:
             return False
         channel.gone = True
+        if channel.visit is not None:
+            channel.visit.over(why)
         channel.place.close()
         del self._by_id[channel.id]
         if channel.cursor is not None:

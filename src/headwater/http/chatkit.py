@@ -68,6 +68,10 @@ _READING: Final = frozenset({"threads.get_by_id", "threads.list", "items.list"})
 _REQUEST: Final[TypeAdapter[Any]] = TypeAdapter(ChatKitReq)
 
 
+class _Events(ServerSentEvents):
+    transport = "chatkit"
+
+
 @dataclass(frozen=True)
 class _Asker:
     """Who asks, and what is granted."""
@@ -211,7 +215,7 @@ class ChatKit:
         return Following(
             self._delivery,
             asker.prefix + id_,
-            lambda *_: ServerSentEvents(EVENTS, named=False, prefix=f"{id_}~"),
+            lambda *_: _Events(EVENTS, named=False, prefix=f"{id_}~"),
             headers={"location": at, "x-stream-id": id_},
             offset_of=offset_of,
         )

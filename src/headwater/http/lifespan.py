@@ -55,7 +55,11 @@ async def opened(
             await runs.open()
         if subscriptions is not None:
             await subscriptions.open()
-        with _cuts_are_no_failures(), _on_signals(lambda: drain(streams, runs, producers), wanted=on_signals):
+        with (
+            streams.lag.watched(),
+            _cuts_are_no_failures(),
+            _on_signals(lambda: drain(streams, runs, producers), wanted=on_signals),
+        ):
             yield streams
     finally:
         await drain(streams, runs, producers)

@@ -6,6 +6,7 @@ reach loopback: so pages of other origins are refused unless they were named, an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -98,6 +99,7 @@ def _place(origin: str) -> str:
         return ""
 
 
+@functools.lru_cache(256)
 def _host_name(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()

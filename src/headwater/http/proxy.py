@@ -94,6 +94,10 @@ class _Asked(msgspec.Struct):
     stream: bool | None = None
 
 
+class _Events(ServerSentEvents):
+    transport = "proxy"
+
+
 class Proxy:
     """The upstreams of this process, and their answers on their way: `App(streams, pages={"/v1/proxy/": proxy})`."""
 
@@ -236,7 +240,7 @@ class Proxy:
         return Following(
             self._delivery,
             f"proxied/{name}/{id_}",
-            lambda *_: ServerSentEvents(_EVENTS, named=False, prefix=f"{id_}~"),
+            lambda *_: _Events(_EVENTS, named=False, prefix=f"{id_}~"),
             headers={"location": f"{exchange.prefix}/v1/proxy/{name}/{id_}", "x-stream-id": id_},
             offset_of=offset_of,
         )

@@ -11,8 +11,9 @@ carried out, and what was on its way when the server itself is stopped is wholly
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -28,13 +29,20 @@ from headwater.http.channels import Channel
 from headwater.http.facts import add_facts
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
+from headwater.journal import note
 from headwater.problems import answer, told
 from headwater.wire import multiplex
+
+_log = logging.getLogger("headwater.readers")
 
 PATH: Final = "/v1/ws"
 
 AUTH_SECONDS: Final = 10.0
 """From the opening to a valid `auth`, where the request itself had no key."""
+
+
+_GOODBYES: Final = {1009: "too_large", 1012: "draining", 4400: "bad_frame", 4401: "unauthorized"}
+"""Why a socket was closed by us, in a word."""
 
 
 class UpgradeRequired(HeadwaterError):
@@ -64,6 +72,8 @@ class SocketResource:
         self.delivery, self.door = delivery, Door(auth, admission, limits or SocketLimits(), outages)
         self._origins = origins
         self.sockets: set[Socket] = set()
+        self.on_refusal: Callable[[Exception], None] = lambda _: None
+        """Told of each opening that was refused."""
 
     def __repr__(self) -> str:
         return f"<SocketResource [{len(self.sockets)} sockets]>"
@@ -79,6 +89,7 @@ class SocketResource:
         try:
             principal = self._let_in(scope, headers)
         except Exception as error:  # noqa: BLE001 -- whatever it was, it is an answer
+            self.on_refusal(error)
             await _turn_away(scope, receive, send, error)
             return
         with suppress(OSError):  # ASGI 2.4: the client has left while we were sending
@@ -136,23 +147,30 @@ class Socket:
 
     async def serve(self) -> None:
         """Until the client leaves, breaks the protocol or takes nothing any more, or the server goes away."""
+        began, reason = self._clock(), "cut"
         self._resource.sockets.add(self)
         self._streams.on_drain.append(self._drain)
         self._delivery.rounds.add(self)
         try:
             goodbye = await self._conversed()
+            reason = "left" if goodbye is None else _GOODBYES.get(goodbye.code, "closed")
             if goodbye is not None:
                 await self._sent({"type": "websocket.close", "code": goodbye.code, "reason": goodbye.reason})
         except asyncio.CancelledError:
             # Our own doing, unless the server wants it too: the task is the server's, which knows nothing of it.
             if not self._stalled or (self._task is not None and self._task.uncancel()):
                 raise
+            reason = "slow"
             self._delivery.dropped += 1
+            self._streams.reads.slow["drop"] += 1
             self._cut()
         finally:
             self._delivery.rounds.discard(self)
             self._streams.on_drain.remove(self._drain)
             self._resource.sockets.discard(self)
+            note(
+                _log, logging.INFO, "socket ended", transport="websocket", reason=reason, seconds=self._clock() - began
+            )
 
     async def _conversed(self) -> Goodbye | None:
         """Read and write until either is over. None: the client has left."""
@@ -222,7 +240,7 @@ class Socket:
         except Exception as error:  # noqa: BLE001 -- it ends this channel, and no other
             self._resource.door.outages.note(error)
             await add_facts(error, self._streams, channel.stream)
-            if self.channels.drop(channel):
+            if self.channels.drop(channel, getattr(error, "code", "internal")):
                 await self._say(multiplex.interrupted(channel.id, channel.offset, told(error)))
             return
         if page is None:
@@ -231,8 +249,10 @@ class Socket:
         if page.messages and not channel.gone:
             frame = multiplex.messages(channel.id, channel.content_type, page)
             await self._sent({"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame})
+            if channel.visit is not None:
+                channel.visit.wrote(page, len(frame))
         if page.closed:
-            if self.channels.drop(channel):
+            if self.channels.drop(channel, "ended"):
                 await self._say(multiplex.End(id=channel.id, offset=str(page.next), outcome=page.outcome))
         elif not self._streams.draining:  # then everybody had a last turn
             self.channels.line_up(channel)
@@ -242,6 +262,7 @@ class Socket:
         self._wakes.clear()
         await self._wakes.wait()
         if self._clock() - self._last_write >= self._policy.heartbeat_seconds:
+            self._streams.reads.heartbeats += 1
             await self._say(multiplex.Heartbeat())
 
     async def _say(self, said: multiplex.Answer) -> None:

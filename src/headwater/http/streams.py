@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -28,6 +29,7 @@ from headwater.http.writing import Writing
 from headwater.model import Page
 from headwater.positions import NOW
 from headwater.problems import not_allowed
+from headwater.visits import Visit
 from headwater.wire import durable
 
 CACHEABLE: Final = "max-age=60, stale-while-revalidate=300"  # (10)
@@ -94,8 +96,7 @@ class StreamResource:
         return await self._catch_up(exchange, name, offset)
 
     async def _catch_up(self, exchange: Exchange, name: str, offset: str | None) -> Answer:
-        page = await self._streams.read(name, offset)
-        head = await self._streams.head(name)
+        head, page = await self._streams.page(name, offset)
         headers = position(page) | {"content-type": head.config.content_type}
         if offset == NOW:
             headers["cache-control"] = "no-store"
@@ -111,14 +112,21 @@ class StreamResource:
 
     async def _long_poll(self, exchange: Exchange, name: str, offset: str) -> Answer:
         cursor = await self._streams.cursor(name, offset)
+        visit = Visit(self._streams, cursor, "long-poll", exchange.scope, level=logging.DEBUG)
         leaving = asyncio.create_task(_leaves(exchange), name="headwater-long-poll-listens")
         try:
             at = cursor.offset
             page = await self._next_page(cursor, leaving)
             if leaving.done():
+                visit.ended = "left"
                 return None  # nobody is there to be answered
             head = await self._streams.head(name)
+            data = b"" if page is None else body(head.config.content_type, page.messages)
+            if page is not None:
+                visit.wrote(page, len(data))
+            visit.ended = "answered" if page is not None else "draining" if self._streams.draining else "nothing_new"
         finally:
+            visit.over("cut")
             cursor.close()
             leaving.cancel()
             await asyncio.wait([leaving])
@@ -130,7 +138,7 @@ class StreamResource:
         if not page.messages:
             return Response(status_code=204, headers=headers)
         headers["content-type"] = head.config.content_type
-        return Response(body(head.config.content_type, page.messages), 200, headers)
+        return Response(data, 200, headers)
 
     async def _next_page(self, cursor: Cursor, leaving: asyncio.Task[None]) -> Page | None:
         """The next page, or None when the time is up, the client has left, or the server goes away."""

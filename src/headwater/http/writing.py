@@ -6,13 +6,15 @@ Invariant: nobody's body is taken in who may not write, or writes too fast.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
 from starlette.responses import Response
 
-from headwater.decide import KIND, Append, Create, ForkOf, Item, media_type
+from headwater.decide import KIND, Append, Create, Decision, ForkOf, Item, media_type
 from headwater.errors import BadRequest, ContentTypeMismatch, Forbidden, OffsetGone, StreamClosed, StreamNotFound
 from headwater.formats.format import is_json
 from headwater.http.access import may_read, may_write
@@ -39,7 +41,7 @@ class Writing:
         fork_of = durable.parse_fork(exchange.headers, exchange.prefix)
         if fork_of is not None:
             may_read(exchange, fork_of.source)
-        config, close, outcome = _config(exchange), *_ending(exchange)
+        config, close, outcome = _config(exchange), *_ending(exchange.headers)
         self._admission.write(exchange.client)
         data = await exchange.body(self._streams.limits.message_bytes)
         content_type = exchange.headers.get("content-type") or await self._type_left_out(name, fork_of, data)
@@ -74,37 +76,24 @@ class Writing:
 
     async def post(self, exchange: Exchange, name: str) -> Response:
         headers = exchange.headers
-        close, outcome = _ending(exchange)
+        close, _ = _ending(headers)
         may_write(exchange, "close" if close else "append", name)
         self._admission.write(exchange.client)
         data = await exchange.body(self._streams.limits.message_bytes)
         if data and close:
             may_write(exchange, "append", name)
-        content_type = headers.get("content-type")
-        if data and content_type is None:
-            raise BadRequest("an append with a body needs a Content-Type")
-        if not data and not close:
-            raise BadRequest("an append needs a body, unless it closes the stream (Stream-Closed: true)")
-        stamp, expected = durable.parse_stamp(headers), durable.parse_if_match(headers.getlist("if-match"))
-        if stamp is not None and expected is not None:
-            raise BadRequest("give If-Match or the Producer- headers: a retried append would meet its own first try")
-        items = await self._appended(name, content_type, data) if data else []
-        sent_type, seq = content_type if data else None, durable.parse_seq(headers.get("stream-seq"))
-        request = Append(items, sent_type, stamp, seq, close, outcome, expected, foreign=True)
+        request = append_of(headers, headers.getlist("if-match"), has_body=bool(data))
+        if data:
+            items = await self._appended(name, request.content_type, data)
+            request = msgspec.structs.replace(request, items=items)
         decision = await self._streams.carry_out(name, request)
-        answer = {**state(decision.head), "etag": durable.tail_tag(decision.head.offset)}
-        if stamp is not None:
-            known = decision.head.producers.get(stamp.producer)
-            answer |= {"producer-epoch": str(stamp.epoch), "producer-seq": str(known.seq if known else stamp.seq)}
-        is_new = decision.what == "appended"
-        return Response(status_code=200 if stamp and data and is_new else 204, headers=answer)
+        status, answer = append_answer(request, decision)
+        return Response(status_code=status, headers=answer)
 
     async def _appended(self, name: str, content_type: str | None, data: bytes) -> list[Item]:
         """The messages of a body. A stream that would refuse it anyway says so first (precedence, 5.2)."""
         try:
-            items = _items(content_type or DEFAULT_TYPE, data)
-            if not items:
-                raise BadRequest("an empty JSON array appends nothing; leave the request out")
+            return appended_items(content_type or DEFAULT_TYPE, data)
         except BadRequest:
             head = await self._streams.head(name)
             if head.closed:
@@ -112,7 +101,6 @@ class Writing:
             if media_type(content_type or "") != media_type(head.config.content_type):
                 raise ContentTypeMismatch(f"this stream holds {head.config.content_type}") from None
             raise
-        return items
 
     async def delete(self, exchange: Exchange, name: str) -> Response:
         may_write(exchange, "delete", name)
@@ -124,15 +112,49 @@ class Writing:
         return Response(status_code=204)
 
 
+def append_of(headers: Mapping[str, str], if_match: Sequence[str], *, has_body: bool) -> Append:
+    """What the headers of a POST ask for, without its messages. Raises BadRequest."""
+    content_type, (close, outcome) = headers.get("content-type"), _ending(headers)
+    if has_body and content_type is None:
+        raise BadRequest("an append with a body needs a Content-Type")
+    if not has_body and not close:
+        raise BadRequest("an append needs a body, unless it closes the stream (Stream-Closed: true)")
+    stamp, expected = durable.parse_stamp(headers), durable.parse_if_match(if_match)
+    if stamp is not None and expected is not None:
+        raise BadRequest("give If-Match or the Producer- headers: a retried append would meet its own first try")
+    seq = durable.parse_seq(headers.get("stream-seq"))
+    return Append((), content_type if has_body else None, stamp, seq, close, outcome, expected, foreign=True)
+
+
+def appended_items(content_type: str, data: bytes) -> list[Item]:
+    """The messages of a POST's body. Raises BadRequest, TooLarge."""
+    items = _items(content_type, data)
+    if not items:
+        raise BadRequest("an empty JSON array appends nothing; leave the request out")
+    return items
+
+
+def append_answer(request: Append, decision: Decision) -> tuple[int, dict[str, str]]:
+    """Status and headers that tell what became of a POST."""
+    head, stamp = decision.head, request.stamp
+    headers = state(head)
+    headers["etag"] = durable.tail_tag(headers["stream-next-offset"])
+    if stamp is None:
+        return 204, headers
+    known = head.producers.get(stamp.producer)
+    headers |= {"producer-epoch": str(stamp.epoch), "producer-seq": str(known.seq if known else stamp.seq)}
+    return (200 if request.items and decision.what == "appended" else 204), headers
+
+
 def _unconditional(exchange: Exchange) -> None:
     if "if-match" in exchange.headers:  # better than to do it on no condition
         raise BadRequest("If-Match is for appends; leave it out")
 
 
-def _ending(exchange: Exchange) -> tuple[bool, str | None]:
+def _ending(headers: Mapping[str, str]) -> tuple[bool, str | None]:
     """Whether the stream is to be closed, and as what."""
-    close = durable.parse_closed(exchange.headers.get("stream-closed"))
-    return close, durable.parse_outcome(exchange.headers.get("stream-outcome"), closes=close)
+    close = durable.parse_closed(headers.get("stream-closed"))
+    return close, durable.parse_outcome(headers.get("stream-outcome"), closes=close)
 
 
 def _config(exchange: Exchange) -> Config:

@@ -36,6 +36,7 @@ from headwater.model import Head, Offset
 from headwater.runs.asking import was_asked
 from headwater.runs.checkpoints import Keeper, drop, kept_request, newest
 from headwater.runs.conversations import Conversations
+from headwater.runs.figures import UNREGISTERED
 from headwater.runs.history import BEGUN, History
 from headwater.runs.record import CONVERSATION, PREFIX, RESUMES, UNREAD, stream_of
 from headwater.runs.supervisor import Place, Supervised, Supervisor
@@ -97,7 +98,9 @@ class Recovery:
     ) -> Place:
         alone = partial(left_alone, self._streams.hub, writer.name, float(labels[UNREAD])) if UNREAD in labels else None
         conversation = labels.get(CONVERSATION, thread_id)
-        return Place(run_id, thread_id, conversation, writer, keeper, alone, request)
+        agent = labels.get("agent", "")
+        agent = agent if agent in self._agents else UNREGISTERED
+        return Place(run_id, thread_id, conversation, writer, keeper, alone, request, agent)
 
     @staticmethod
     def busy(source: Source) -> Busy | None:

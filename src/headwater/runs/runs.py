@@ -7,6 +7,7 @@ Knows streams, sources and the supervisor; no HTTP but the response that an endp
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from itertools import product
@@ -37,6 +38,7 @@ from headwater.model import Head, Offset
 from headwater.runs import asking, keys
 from headwater.runs.asking import When
 from headwater.runs.checkpoints import Keeper, drop, keep_request
+from headwater.runs.figures import Figures
 from headwater.runs.record import (
     CONVERSATION,
     INPUT,
@@ -412,8 +414,18 @@ class Runs:
         return await self._to_its_end(self._recovery.settle(run_id, answers, by))
 
     def statistics(self) -> dict[str, int]:
-        """Runs that are being made here."""
-        return {"running": len(self._supervisor)}
+        """Runs that are being made here, and what was so far."""
+        figures = self._supervisor.figures
+        return {"running": len(self._supervisor), "started": figures.started.total(), "ended": figures.ended.total()}
+
+    @property
+    def figures(self) -> Figures:
+        """What the runs that were made here came to."""
+        return self._supervisor.figures
+
+    def running(self) -> Counter[str]:
+        """Runs that are being made here now, by agent."""
+        return Counter(run.agent for run in self._supervisor)
 
     async def _hear(self) -> None:
         """Carry out what other processes ask of the runs made here."""

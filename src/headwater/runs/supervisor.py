@@ -32,6 +32,7 @@ from headwater.agui import (
 )
 from headwater.errors import HeadwaterError, Interrupted, ProducerFenced, StreamClosed, TooLarge
 from headwater.runs.checkpoints import Keeper
+from headwater.runs.figures import Figures, Pace
 from headwater.sources import NO_REQUEST, Paused, Request, RunFailed, Stopped, current_request
 from headwater.sources.chunks import Chunks
 from headwater.writer import Writer
@@ -67,6 +68,7 @@ class Place:
     """Returns when it is to be cancelled because nobody reads it."""
     request: Request = NO_REQUEST
     """What came along with its input."""
+    agent: str = ""
 
 
 class Supervised:
@@ -75,7 +77,7 @@ class Supervised:
     def __init__(self, place: Place, parts: OpenParts, clock: Callable[[], int]) -> None:
         """`parts`: fed with what the stream holds already."""
         self.run_id, self.thread_id, self.keeper = place.run_id, place.thread_id, place.keeper
-        self.conversation = place.conversation
+        self.conversation, self.agent = place.conversation, place.agent
         self._writer, self._clock, self._parts = place.writer, clock, parts
         self._chunks = Chunks(self._new_id)
         self._made = 0
@@ -89,6 +91,10 @@ class Supervised:
         self.lost = False
         """Its stream took no more. Usually it is another's by now; but whoever began to take it over may have died
         first, or the store went away just as it was left: then it is still ours."""
+
+        self.pace = Pace(asyncio.get_running_loop().time())
+        self.outcome: str = "unwritten"
+        """How it ended here (`headwater.runs.figures`)."""
 
     def __repr__(self) -> str:
         return f"<Supervised {self.run_id} {self._parts!r}>"
@@ -117,6 +123,7 @@ class Supervised:
     async def _put(self, event: BaseEvent) -> None:
         data = encode(stamped(event, self._clock()))  # before it is noted: what is not JSON does not go out
         self._parts.feed(event)
+        self.pace.saw(event, asyncio.get_running_loop().time())
         await self._writer.send(data)
 
     def usage(self, entries: Sequence[TokenUsage]) -> None:
@@ -141,6 +148,11 @@ class Supervised:
 
     def on_stop(self, stop: Callable[[], None]) -> None:
         self._stop_softly = stop
+
+    @property
+    def used(self) -> Sequence[TokenUsage]:
+        """Tokens, as far as its source has told."""
+        return self._usage
 
     # -- what the supervisor does -------------------------------------------------------------------------------------
 
@@ -187,17 +199,20 @@ class Supervised:
                 outcome, terminal = await self._outcome(made)
             except Paused as pause:
                 if (failed := await self._pause(pause)) is None:
+                    self.outcome = "waiting"
                     return
                 outcome, terminal = failed
             except _Left:
                 self._ending = True
                 if self._stopped == "left":
                     await self._writer.leave()
+                self.outcome = self._stopped or self.outcome
                 return
             await self._end(outcome, terminal)
+            self.outcome = outcome
         except (StreamClosed, ProducerFenced):
             _log.warning("run %s was ended or taken over by another process while it was being made here", self.run_id)
-            self.lost = True
+            self.lost, self.outcome = True, "lost"
         except HeadwaterError as error:
             _log.error("run %s could not be written to its stream: %s", self.run_id, error)
 
@@ -277,6 +292,7 @@ class Supervisor:
     def __init__(self, on_done: Callable[[Supervised], None] = lambda _: None) -> None:
         """`on_done` is told of each run whose task is over here."""
         self._on_done = on_done
+        self.figures = Figures()
         self._runs: dict[str, Supervised] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
@@ -297,6 +313,7 @@ class Supervisor:
         """Have the run made by `made`, a call of its source."""
         task = run.start(made)
         self._runs[run.run_id] = run
+        self.figures.began(run.agent)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(run, done))
 
@@ -306,6 +323,8 @@ class Supervisor:
         self._given_up.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("run %s ended without its terminal event", run.run_id, exc_info=task.exception())
+        now = asyncio.get_running_loop().time()
+        self.figures.over(run.run_id, run.agent, run.outcome, run.pace, run.used, now)
         self._on_done(run)
 
     def stop(self, run_id: str, *, after_turn: bool = False) -> bool:

@@ -11,13 +11,16 @@ import errno
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from headwater.errors import BadRequest, HeadersTooLarge, HeadwaterError, MissingExtra
+from headwater.http.plain import Head, PlainAppends
 from headwater.outlet import CONNECTION, LINE, Follower, Receive, Scope, Send
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.server.arrival import MOST_HEAD_BYTES, Arrival
 from headwater.server.line import Flow, OpenLine, Pipeline, Remainder
+from headwater.server.plain import PlainCycle, plain_appends
 
 try:
     import httptools
@@ -60,6 +63,10 @@ TOO_LARGE: Final = HeadersTooLarge(f"request line and headers may have {MOST_HEA
 NO_OPENING: Final = BadRequest("a WebSocket is opened by GET, without a body, with at most 128 fields of 8 KB each")
 
 
+_NONE: Final[list[bytes]] = []
+"""Of a body, where none is held."""
+
+
 class RequestTimedOut(HeadwaterError):
     """The head of a request did not come in time."""
 
@@ -81,11 +88,11 @@ class Protocol(HttpToolsProtocol):
 
     # uvicorn's own attributes, too: kept in a dict they would take 1.5 KB for each connection.
     __slots__ = (
-        "_arrival", "_cycles", "_over", "_too_large", "access_log", "access_logger", "app", "app_state", "asgi_version",
-        "client", "config", "connections", "cycle", "expect_100_continue", "flow", "follower", "headers",
-        "limit_concurrency", "line", "logger", "loop", "parser", "pipeline", "root_path", "scheme", "scope", "server",
-        "server_state", "tasks", "timeout_keep_alive", "timeout_keep_alive_task", "transport", "url",
-        "ws_protocol_class",
+        "_arrival", "_cycles", "_head", "_held", "_known_head", "_over", "_plain", "_too_large", "access_log",
+        "access_logger", "app", "app_state", "asgi_version", "client", "config", "connections", "cycle",
+        "expect_100_continue", "flow", "follower", "headers", "limit_concurrency", "line", "logger", "loop", "parser",
+        "pipeline", "root_path", "scheme", "scope", "server", "server_state", "tasks", "timeout_keep_alive",
+        "timeout_keep_alive_task", "transport", "url", "ws_protocol_class",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +109,15 @@ class Protocol(HttpToolsProtocol):
         self._over = False
         """No request is taken here any more."""
         self._too_large = False
+        plain = not self.access_log and not self.root_path and self.limit_concurrency is None
+        self._plain = plain_appends(self.app) if plain else None
+        """Who may answer an append without the application."""
+        self._known_head: Head | None = None
+        """That of the last append."""
+        self._head: Head | None = None
+        """Of a request that may be a plain append …"""
+        self._held: list[bytes] = _NONE
+        """… and what has come of its body."""
         self.line: OpenLine | None = None
         self.follower: Follower | None = None
         """Who writes the body of the response without the application."""
@@ -151,8 +167,50 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._arrival.head_came()
-        head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._too_large = head_bytes > MOST_HEAD_BYTES
+        self._head = self._plain_head()
+        if self._head is None:
+            self._make_request()
+        else:
+            self._held = []
+
+    def _plain_head(self) -> Head | None:
+        """Of a request that may be a plain append."""
+        plain, parser = self._plain, self.parser
+        if plain is None or parser.get_method() != b"POST" or not self._is_idle:
+            return None
+        if parser.get_http_version() != "1.1" or parser.should_upgrade() or not parser.should_keep_alive():
+            return None
+        if self.expect_100_continue or self.flow.write_paused:
+            return None
+        if self._known_head is None or not self._known_head.fits(self.url, self.headers):
+            self._known_head = None
+            with suppress(HeadwaterError, UnicodeDecodeError):  # the application finds the same, and answers it
+                if self._head_bytes <= MOST_HEAD_BYTES:
+                    self._known_head = plain.head(self.url, self.headers)
+        return self._known_head
+
+    @property
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _is_answered(self, plain: PlainAppends, head: Head) -> bool:
+        """Whether the request that has come was a plain append, and is seen to. If not, nothing has happened."""
+        try:
+            request = plain.request(head, b"".join(self._held))
+        except Exception:  # noqa: BLE001 -- the application finds the same, and answers it
+            return False
+        if request is None:
+            return False
+        before, cycle = self.cycle, PlainCycle(self, plain, head.name, request)
+        self.cycle = cast("RequestResponseCycle", cycle)  # as far as the class above goes
+        if cycle.submit():
+            return True
+        self.cycle = before
+        return False
+
+    def _make_request(self) -> None:
+        """Have the application answer."""
+        self._too_large = self._head_bytes > MOST_HEAD_BYTES
         before, app = self.cycle, self.app
         if self._too_large:
             self.app, self.url = _refuse_head, b"/"  # httptools takes no URL of that size apart
@@ -166,13 +224,30 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._arrival.data_came()
-        if not self._rests:
+        if self._head is not None:
+            self._held.append(body)
+        elif not self._rests:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._rests:
-            super().on_message_complete()
+        head, plain = self._head, self._plain
+        if head is None or plain is None or not self._is_answered(plain, head):
+            self._make_request_of_held()
+            if not self._rests:
+                super().on_message_complete()
+        self._head, self._held = None, _NONE
         self._arrival.body_came()
+
+    def _make_request_of_held(self) -> None:
+        if self._head is not None:
+            self._head, held = None, self._held
+            self._make_request()
+            for part in held:
+                super().on_body(part)
+
+    def shutdown(self) -> None:
+        self._make_request_of_held()  # the rest of it is still to come
+        super().shutdown()
 
     def handle_websocket_upgrade(self) -> None:
         self._arrival.forget()
@@ -225,6 +300,7 @@ class Protocol(HttpToolsProtocol):
     def rest(self, cycle: RequestResponseCycle, remainder: Remainder) -> None:
         """The response goes on without its application, for hours perhaps: keep what its end needs, and no more."""
         self._cycles = tuple(remainder if one is cycle else one for one in self._cycles)
+        self._known_head = None
         if self.cycle is cycle:
             self.cycle = remainder  # type: ignore[assignment]
             self.scope = self.headers = None  # type: ignore[assignment]

@@ -7,6 +7,7 @@ first connection is accepted, and every error on the way is one of ours that say
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import math
@@ -16,22 +17,26 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from headwater.delivery import Delivery, Policy
+from headwater.delivery import Delivery, Policy, Slow
 from headwater.errors import BadRequest, MissingExtra
 from headwater.http.admission import Admission, Bounds
 from headwater.http.app import App, Page
 from headwater.http.asked import SocketLimits
 from headwater.http.auth import Keys, OpenDoor
 from headwater.http.lifespan import drain, opened
+from headwater.http.metrics import Metrics
 from headwater.http.origins import LOOPBACK, Origins, checked_origin
+from headwater.joining import MOST_MS
 from headwater.retention import Rules
+from headwater.server import logs, metrics_port
 from headwater.server.connection import Protocol, listen
 from headwater.server.upgraded import SocketProtocol
+from headwater.slow import DEFAULT_SLOW
 from headwater.streams import Streams
 from headwater.subscriptions import Subscriptions
 from headwater.subscriptions.addresses import checked_public_url
@@ -76,6 +81,10 @@ class ServeConfig:
     long_poll: float = 30.0
     sse_max_seconds: float | None = None
     """How long a live SSE response lasts (delivery.Policy.rotate_seconds)."""
+    join_ms: int = 0
+    """Messages that come within so long of a write share the next one (delivery.Policy.join_ms)."""
+    slow: Slow = DEFAULT_SLOW
+    """What becomes of readers that do not keep up (delivery.Policy.slow)."""
     retention: Rules = ()
     """(shell pattern of stream names, what is kept of them); the first that matches counts."""
     max_appends_per_second: float | None = None
@@ -83,6 +92,12 @@ class ServeConfig:
     max_readers: int | None = None
     max_readers_per_client: int | None = None
     log_level: str = "info"
+    log_format: logs.LogFormat = "human"
+    metrics_port: int | None = None
+    """Where `/metrics` is, on an address of its own, which needs no key then; None: beside all else."""
+    metrics_host: str = "127.0.0.1"
+    metrics_dir: str | None = None
+    """Shared by the processes behind one port or on one store, so that each tells the sum of all of them."""
     public_url: str | None = None
     """Where this server is reached from outside, for callbacks of webhooks; None: as their maker reached it."""
     pages: Mapping[str, Page] = field(default_factory=dict)
@@ -111,6 +126,8 @@ def check_values(config: ServeConfig) -> None:
         raise BadRequest("--heartbeat, --grace and --long-poll-timeout are seconds, from 1 to 3600")
     if config.sse_max_seconds is not None and not 1 <= config.sse_max_seconds <= 86_400:
         raise BadRequest("--sse-max-seconds is from 1 to 86400, like 60; leave it out for responses without an end")
+    if not 0 <= config.join_ms <= MOST_MS:
+        raise BadRequest(f"--join-ms is a whole number of milliseconds from 0 (each message as it comes) to {MOST_MS}")
     if config.max_appends_per_second is not None and not 0.001 <= config.max_appends_per_second <= 1_000_000:
         raise BadRequest("--max-appends-per-second is a number above 0, like 20; leave it out for no limit")
     if config.on_shutdown not in get_args(OnShutdown):
@@ -148,8 +165,24 @@ def is_loopback(host: str) -> bool:
 
 def run(config: ServeConfig, ready: Callable[[str], None] | None = None) -> int:
     """Serve until told to stop; the exit status. `ready` is called with the URL when connections are accepted."""
-    run_alone(serve(config, ready))
+
+    def begun(url: str) -> None:
+        _settle_objects()
+        if ready is not None:
+            ready(url)
+
+    run_alone(serve(config, begun))
     return 0
+
+
+def _settle_objects() -> None:
+    """Have the interpreter's collector never look again at what is here by now: it stays until the end.
+
+    Mostly code, some 200,000 objects: each full collection held the loop for 50 ms on their account alone, several
+    times a second while a reader caught up.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def run_alone(main: Coroutine[Any, Any, None]) -> None:
@@ -180,7 +213,8 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
     # Without keys the only guard is being on loopback, and a page may reach that by a name that lies.
     hosts = None if config.auth is not None or config.insecure else [config.host]
     streams = Streams(config.store, retention=config.retention)
-    delivery = Delivery(streams, Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds))
+    policy = Policy(config.heartbeat, rotate_seconds=config.sse_max_seconds, join_ms=config.join_ms, slow=config.slow)
+    delivery = Delivery(streams, policy)
     bounds = Bounds(config.max_appends_per_second, config.max_readers, config.max_readers_per_client)
     runs, proxy = _runs(streams, delivery, config), _proxy(streams, config)
     # With keys it may be loopback behind a proxy, whose clients must not send this server to what else listens here.
@@ -195,17 +229,32 @@ async def serve(config: ServeConfig, ready: Callable[[str], None] | None = None)
         long_poll_seconds=config.long_poll,
         pages={**config.pages, **({"/v1/proxy/": proxy} if proxy is not None else {})},
         subscriptions=subscriptions,
+        metrics=(config.metrics_dir or True) if config.metrics_port is None else False,
     )
+    metrics = app.metrics or app.numbers(config.metrics_dir)
     listening = listen(config.host, config.port)
     try:
-        closing = () if proxy is None else (proxy,)
-        async with opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False):
+        closing = (metrics,) if proxy is None else (proxy, metrics)
+        async with (
+            opened(streams, runs, subscriptions=subscriptions, closing=closing, on_signals=False),
+            AsyncExitStack() as beside,
+        ):
+            metrics.begin()
+            if config.metrics_port is not None:
+                at = await beside.enter_async_context(_metrics_site(metrics, config, config.metrics_port))
+                logging.getLogger("headwater.server").info("metrics are at %s", at)
             server = _Server(_uvicorn(app, config), streams, runs)
             host = f"[{config.host}]" if ":" in config.host else config.host
             server.on_started = lambda: ready(f"http://{host}:{listening.getsockname()[1]}") if ready else None
             await server.serve(sockets=[listening])
     finally:
         listening.close()
+
+
+def _metrics_site(metrics: Metrics, config: ServeConfig, port: int) -> AbstractAsyncContextManager[str]:
+    # On loopback a page in somebody's browser may reach it by a name that lies.
+    hosts = [config.metrics_host] if is_loopback(config.metrics_host) else None
+    return metrics_port.listening(metrics, config.metrics_host, port, hosts=hosts)
 
 
 def _runs(streams: Streams, delivery: Delivery, config: ServeConfig) -> Runs | None:

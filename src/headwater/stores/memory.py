@@ -10,21 +10,26 @@ import asyncio
 import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 import msgspec
 
 from headwater.errors import HeadwaterError, OffsetGone, StoreUnavailable, StreamNotFound, VersionConflict
 from headwater.model import Absent, Head, Message, Offset
 from headwater.store import Store
+from headwater.stores.agenda import Agenda
+from headwater.stores.memory_log import Log, Segment
+
+SLICE: Final = 4
+"""Segments let go of in one turn of the loop: a million messages at once would take a tenth of a second."""
 
 
 @dataclass(slots=True)
 class _Stream:
     head: Head
-    base: int
-    """Position before the first of `messages`."""
-    messages: list[Message] = field(default_factory=list)
+    log: Log
     touched: int = 0
 
     def seen(self) -> Head:
@@ -41,19 +46,27 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         self._streams: dict[str, _Stream] = {}
         self._names: list[str] = []  # sorted, for listing
+        self._owned: dict[str, dict[str, None]] = {}  # by owner
+        self._agenda = Agenda(self._due_at)
+        self._messages = 0
+        self._garbage: list[list[Segment]] = []
         self._generation = 0  # above that of every stream ever deleted (G1)
         self._open = False
+        self._done: asyncio.Future[None]
+        """What every commit gives that was made."""
 
     def __repr__(self) -> str:
         return f"<MemoryStore [{len(self._streams)} streams]>"
 
     async def open(self) -> None:
         """What an earlier opening of this object left is still there."""
+        self._done = asyncio.get_running_loop().create_future()
+        self._done.set_result(None)
+        self._garbage.clear()  # on whatever loop it was
         self._open = True
 
     async def aclose(self) -> None:
         self._open = False
-        await asyncio.sleep(0)  # what was submitted has its turn before we have ours again
 
     async def load(self, name: str) -> Head | Absent:
         self._check_open()
@@ -66,14 +79,15 @@ class MemoryStore(Store):
         return self._submit(functools.partial(self._delete, name, expected))
 
     def _submit(self, change: Callable[[], None]) -> asyncio.Future[None]:
-        # In the loop's next turn, in order: as with any other store, callers overlap, and each await lets others run.
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        if self._open:
-            loop.call_soon(_carry_out, change, future)
-        else:
-            future.set_exception(StoreUnavailable("the store is not open"))
-        return future
+        # Here and now: whoever wants others to run between two of them has to see to that.
+        try:
+            self._check_open()
+            change()
+        except HeadwaterError as error:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+        return self._done
 
     def _commit(self, name: str, expected: Head | Absent, head: Head, messages: Sequence[Message]) -> None:
         held = self._held(name)
@@ -82,18 +96,25 @@ class MemoryStore(Store):
         stream = self._streams.get(name)
         if stream is None:
             self._names.insert(bisect_left(self._names, name), name)
+        self._own(name, held, head)
         if stream is None or stream.head.generation != head.generation:
-            stream = self._streams[name] = _Stream(head, head.first)
-        stream.messages.extend(messages)
-        del stream.messages[: head.first - stream.base]
-        stream.head, stream.base = head, head.first
+            self._drop(stream)
+            stream = self._streams[name] = _Stream(head, Log(head.first))
+        stream.head = head
+        stream.log.extend(messages)
+        self._messages += len(messages)
+        if stream.log.base < head.first:
+            self._drop(stream, head.first)
+        self._agenda.note(name)
 
     def _delete(self, name: str, expected: Head) -> None:
         held = self._held(name)
         if isinstance(held, Absent) or not _matches(held, expected, held):
             raise VersionConflict("the stream has changed")
-        del self._streams[name]
+        self._drop(self._streams.pop(name))
         del self._names[bisect_left(self._names, name)]
+        self._own(name, held, Absent(0))
+        self._agenda.note(name)
         self._generation = max(self._generation, held.generation + 1)
 
     async def read(self, name: str, start: Offset, *, max_bytes: int) -> list[Message]:
@@ -101,10 +122,28 @@ class MemoryStore(Store):
         stream = self._streams.get(name)
         if stream is None:
             raise StreamNotFound("no such stream")
-        if start.generation != stream.head.generation or start.position < stream.base:
+        if start.generation != stream.head.generation or start.position < stream.log.base:
             raise OffsetGone("this offset can no longer be served")
-        first = start.position - stream.base
-        return fitting(stream.messages[first : first + 4096], max_bytes)
+        return stream.log.read(start, max_bytes)
+
+    def _drop(self, stream: _Stream | None, until: int | None = None) -> None:
+        """Let go of a stream's messages, up to this position, a slice at a time."""
+        if stream is None or not len(stream.log):
+            return
+        held = len(stream.log)
+        dropped = stream.log.trim(stream.log.base + held if until is None else until)
+        self._messages -= held - len(stream.log)
+        if len(dropped) > SLICE:
+            self._garbage.append(dropped)
+            if len(self._garbage) == 1:
+                asyncio.get_running_loop().call_soon(self._let_go)
+
+    def _let_go(self) -> None:
+        del self._garbage[-1][-SLICE:]
+        if not self._garbage[-1]:
+            self._garbage.pop()
+        if self._garbage:
+            asyncio.get_running_loop().call_soon(self._let_go)
 
     async def list(self, prefix: str, *, after: str | None, limit: int, newest: bool) -> Sequence[tuple[str, Head]]:
         self._check_open()
@@ -124,16 +163,35 @@ class MemoryStore(Store):
 
     async def due(self, now: int, *, limit: int) -> Sequence[tuple[str, Head]]:
         self._check_open()
-        heads = ((name, stream.seen()) for name, stream in self._streams.items())
-        over = (pair for pair in heads if pair[1].expired(now) or (pair[1].look or now + 1) <= now)
-        return [pair for pair, _ in zip(over, range(limit), strict=False)]
+        return [(name, self._streams[name].seen()) for name in islice(self._agenda.due(now), limit)]
 
-    async def owned(self) -> Sequence[tuple[str, Head]]:
+    def _due_at(self, name: str) -> int | None:
+        stream = self._streams.get(name)
+        head = stream and stream.seen()
+        return min((at for at in (head.expiry(), head.look) if at is not None), default=None) if head else None
+
+    async def owners(self) -> Sequence[str]:
         self._check_open()
-        return [(name, stream.seen()) for name, stream in self._streams.items() if stream.head.owner is not None]
+        return list(self._owned)
+
+    async def owned(self, owner: str) -> Sequence[str]:
+        self._check_open()
+        return list(self._owned.get(owner, ()))
+
+    def _own(self, name: str, before: Head | Absent, after: Head | Absent) -> None:
+        was = before.owner if isinstance(before, Head) else None
+        now = after.owner if isinstance(after, Head) else None
+        if was == now:
+            return
+        if was is not None:
+            del self._owned[was][name]
+            if not self._owned[was]:
+                del self._owned[was]
+        if now is not None:
+            self._owned.setdefault(now, {})[name] = None
 
     def statistics(self) -> dict[str, int]:
-        return {"streams": len(self._streams), "messages": sum(len(s.messages) for s in self._streams.values())}
+        return {"streams": len(self._streams), "messages": self._messages}
 
     def _check_open(self) -> None:
         if not self._open:
@@ -144,29 +202,7 @@ class MemoryStore(Store):
         return stream.seen() if stream else Absent(self._generation)
 
 
-def fitting(messages: list[Message], max_bytes: int) -> list[Message]:
-    """The first of `messages` that together stay within `max_bytes`; the first one always."""
-    size = 0
-    for count, message in enumerate(messages):
-        size += len(message.data)
-        if size > max_bytes and count:
-            return messages[:count]
-    return messages
-
-
 def _matches(held: Head | Absent, expected: Head | Absent, head: Head) -> bool:
     if isinstance(held, Absent):
         return isinstance(expected, Absent) and head.generation >= held.generation
     return held.version == expected.version and held.generation == expected.generation
-
-
-def _carry_out(change: Callable[[], None], future: asyncio.Future[None]) -> None:
-    """Make the change and tell of it; also where nobody waits any more (G6)."""
-    try:
-        change()
-    except HeadwaterError as error:
-        if not future.done():
-            future.set_exception(error)
-    else:
-        if not future.done():
-            future.set_result(None)

@@ -37,11 +37,6 @@ def message_id(stream: int, position: int) -> int:
     return stream << POSITION_BITS | position
 
 
-def position_in(stream: int, id_: int) -> int:
-    """The position that a message's id says."""
-    return id_ - (stream << POSITION_BITS)
-
-
 _SCHEMA: Final = (
     """CREATE TABLE stream (
         id INTEGER PRIMARY KEY AUTOINCREMENT,

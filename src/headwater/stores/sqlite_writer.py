@@ -1,8 +1,9 @@
 """The one thread that writes: takes what is waiting, of however many streams, and commits it together.
 
 Knows the file format and the model. The loop hands in jobs; the thread hands results back in the order of the jobs.
-Invariant: a job's future is done only after the transaction that holds it is durable (G3, G4), and a job that was
-handed in is carried out whether or not anybody still waits (G6).
+Invariants: a job's future is done only after the transaction that holds it is durable (G3, G4), and a job that was
+handed in is carried out whether or not anybody still waits (G6); what is known of the file without asking it is what
+this connection wrote, and counts only so long as no other has written since.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ GARBAGE_BYTES: Final = 2 * 1024 * 1024
 VACUUM_PAGES: Final = 150
 """Given back to the system with each slice, which frees no more than that: some milliseconds at most."""
 
+MOST_KNOWN: Final = 10_000
+"""Streams whose rows are known without asking; some 200 bytes each."""
+
 GONE_KEPT: Final = 100_000
 """Commits for which a deletion is remembered; a process that has not looked for so long wakes all it watches."""
 
@@ -47,6 +51,8 @@ _UPDATE: Final = (
     " touched = max(touched, :touched), expires = CASE WHEN :ttl IS NULL THEN :expires"
     " ELSE max(touched, :touched) + :ttl * 1000 END WHERE id = :id"
 )
+
+_MESSAGE: Final = "INSERT INTO message (id, time, key, data) VALUES (?, ?, ?, ?)"
 
 _SLICE: Final = (  # so that of large messages no more than the sizes is read
     "SELECT id, sum(size) OVER (ORDER BY id) FROM"
@@ -77,6 +83,14 @@ class Touch(NamedTuple):
 Job = Commit | Delete | Touch
 
 
+class Row(NamedTuple):
+    """Of a stream."""
+
+    id: int
+    generation: int
+    version: int
+
+
 class Writer:
     """Owns the writing connection. `submit` is called on the loop, everything else happens in the thread."""
 
@@ -87,6 +101,13 @@ class Writer:
         self._jobs: SimpleQueue[tuple[Job, Future] | None] = SimpleQueue()
         self._garbage = True  # perhaps: an earlier process may have left some
         self._thread = threading.Thread(target=self._run, name="headwater-sqlite-writer", daemon=True)
+        self._known: dict[str, Row] = {}
+        self._number = 0
+        self._data_version = -1
+        """As SQLite numbers what other connections did: `_known` and `_number` are from then."""
+        self._heads: dict[int, tuple[Head, int]] = {}
+        self._messages: list[tuple[int, int, str | None, bytes]] = []
+        """What this transaction still has to write: of each stream the last head, and all messages."""
         self.transactions = 0
         self.jobs = 0
 
@@ -137,7 +158,7 @@ class Writer:
 
     def _transact(self, jobs: list[Job]) -> list[HeadwaterError | None]:
         try:
-            results = self._in_transaction(lambda: [self._apply(job) for job in jobs])
+            results = self._in_transaction(lambda: self._apply_all(jobs))
         except sqlite3.Error as error:
             return [translated(error, self._path)] * len(jobs)
         except Exception:  # noqa: BLE001 -- a bug of ours must not end the thread: every later append would wait for ever
@@ -155,73 +176,90 @@ class Writer:
             results = work()
             self._connection.execute("COMMIT")
         except BaseException:
+            self._data_version = -1  # nothing is known any more
+            self._heads.clear()
+            self._messages.clear()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+        return results
+
+    def _apply_all(self, jobs: list[Job]) -> list[HeadwaterError | None]:
+        (data_version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if data_version != self._data_version or len(self._known) > MOST_KNOWN:
+            self._known.clear()
+            self._number, self._data_version = last_number(self._connection), data_version
+        results = [self._apply(job) for job in jobs]
+        self._write()
         return results
 
     def _apply(self, job: Job) -> HeadwaterError | None:
         if isinstance(job, Touch):
             self._touch(job)
             return None
-        row = self._connection.execute(
-            "SELECT id, generation, version FROM stream WHERE name = ?", (job.name,)
-        ).fetchone()
+        row = self._row(job.name)
         if not self._matches(job, row):
             return VersionConflict("the stream has changed")
-        number = last_number(self._connection) + 1
-        if isinstance(job, Delete):
-            self._delete(job, row[0], number)
-        else:
-            self._commit(job, row, number)
+        self._number += 1
+        if isinstance(job, Commit):
+            self._commit(job, row)
+        elif row is not None:
+            self._delete(job, row)
         return None
 
-    def _matches(self, job: Commit | Delete, row: tuple[int, int, int] | None) -> bool:
+    def _row(self, name: str) -> Row | None:
+        row = self._known.get(name)
+        if row is None:
+            query = "SELECT id, generation, version FROM stream WHERE name = ?"
+            found = self._connection.execute(query, (name,)).fetchone()
+            row = None if found is None else Row(*found)
+        return row
+
+    def _matches(self, job: Commit | Delete, row: Row | None) -> bool:
         if row is not None:
-            return row[1:] == (job.expected.generation, job.expected.version)
+            return row.generation == job.expected.generation and row.version == job.expected.version
         if isinstance(job, Delete) or not isinstance(job.expected, Absent):
             return False
         return job.head.generation >= self._generation()
 
-    def _commit(self, job: Commit, row: tuple[int, int, int] | None, number: int) -> None:
-        head, execute = job.head, self._connection.execute
-        if row is not None and row[1] != head.generation:  # an expired stream is replaced
-            self._bury(row[0])
+    def _commit(self, job: Commit, row: Row | None) -> None:
+        head = job.head
+        if row is not None and row.generation != head.generation:  # an expired stream is replaced
+            self._bury(row)
             row = None
-        values = {
-            "version": head.version,
-            "changed": number,
-            "owner": head.owner,
-            "head": encode_head(head),
-            "look": head.look,
-            "ttl": head.config.ttl if head.deleted is None else None,  # a deleted one does not expire
-            "touched": head.touched,
-            "expires": head.expiry(),
-        }
-        if row is not None:
-            stream = row[0]
-            execute(_UPDATE, {**values, "id": stream})
+        if row is None:
+            made = {**_columns(head, self._number), "name": job.name, "generation": head.generation}
+            (stream,) = self._connection.execute(_INSERT, made).fetchone()
+        else:
+            stream = row.id
+            self._heads[stream] = head, self._number
             if head.start > 0 and not isinstance(job.expected, Absent) and head.start > job.expected.start:
                 self._trim(stream, head.start)
-        else:
-            made = {**values, "name": job.name, "generation": head.generation}
-            (stream,) = execute(_INSERT, made).fetchone()
-        if job.messages:
-            self._connection.executemany(
-                "INSERT INTO message (id, time, key, data) VALUES (?, ?, ?, ?)",
-                [(message_id(stream, m.offset.position), m.time, m.key, m.data) for m in job.messages],
-            )
+        self._known[job.name] = Row(stream, head.generation, head.version)
+        self._messages += [(message_id(stream, m.offset.position), m.time, m.key, m.data) for m in job.messages]
 
-    def _delete(self, job: Delete, stream: int, number: int) -> None:
-        self._bury(stream)
+    def _write(self) -> None:
+        """What was put off, so that many commits of one stream write its row once."""
+        if self._heads:
+            rows = [{**_columns(head, number), "id": stream} for stream, (head, number) in self._heads.items()]
+            self._connection.executemany(_UPDATE, rows)
+            self._heads.clear()
+        if self._messages:
+            self._connection.executemany(_MESSAGE, self._messages)
+            self._messages.clear()
+
+    def _delete(self, job: Delete, row: Row) -> None:
+        self._bury(row)
+        self._known.pop(job.name, None)
         execute = self._connection.execute
         execute("UPDATE fact SET value = max(value, ?) WHERE name = 'generation'", (job.expected.generation + 1,))
-        execute("INSERT INTO gone (changed, name) VALUES (?, ?)", (number, job.name))
-        execute("DELETE FROM gone WHERE changed < ?", (number - GONE_KEPT,))
+        execute("INSERT INTO gone (changed, name) VALUES (?, ?)", (self._number, job.name))
+        execute("DELETE FROM gone WHERE changed < ?", (self._number - GONE_KEPT,))
 
-    def _bury(self, stream: int) -> None:
-        self._connection.execute("DELETE FROM stream WHERE id = ?", (stream,))
-        self._connection.execute("INSERT OR REPLACE INTO garbage (stream, below) VALUES (?, NULL)", (stream,))
+    def _bury(self, row: Row) -> None:
+        self._write()
+        self._connection.execute("DELETE FROM stream WHERE id = ?", (row.id,))
+        self._connection.execute("INSERT OR REPLACE INTO garbage (stream, below) VALUES (?, NULL)", (row.id,))
         self._garbage = True
 
     def _trim(self, stream: int, below: int) -> None:
@@ -268,6 +306,20 @@ class Writer:
         for _ in range(min(free, VACUUM_PAGES)):
             # One at a time: Python steps a statement without columns once only, which gives back one page.
             self._connection.execute("PRAGMA incremental_vacuum(1)")
+
+
+def _columns(head: Head, number: int) -> dict[str, object]:
+    """What a stream's row says of a head that was the commit of this number."""
+    return {
+        "version": head.version,
+        "changed": number,
+        "owner": head.owner,
+        "head": encode_head(head),
+        "look": head.look,
+        "ttl": head.config.ttl if head.deleted is None else None,  # a deleted one does not expire
+        "touched": head.touched,
+        "expires": head.expiry(),
+    }
 
 
 def last_number(connection: sqlite3.Connection) -> int:

@@ -101,6 +101,25 @@ async def messages_come_back_as_written(store: Store) -> None:
     must(await store.read(stream.name, Offset(0, 0), max_bytes=1 << 30) == wanted, "the messages differ")
 
 
+async def small_messages_come_back_as_written(store: Store) -> None:
+    """G2, G3: the same for many that a store may keep or read together: nothing in one tells where it ends"""
+    stream = Writing(store, "a")
+    await stream.create()
+    data = [b"", b"\x00", b"a\x00b", b"\xff\xfe", b",", b"", "ü\U0001f600".encode(), b"'\"\\", bytes(range(256)), b""]
+    keys = [None, "", "k", None, "k,", None, "ü", "\n", "5", None]
+    wanted: list[Message] = []
+    for round_ in range(3):
+        now = NOW + 1000 * round_
+        appended = [Item(one, key if round_ else None) for one, key in zip(data, keys, strict=True)]
+        await stream.commit(Append(appended), now)
+        wanted += [Message(one.data, Offset(0, n), now, one.key) for n, one in enumerate(appended, len(wanted) + 1)]
+    for start in range(len(wanted) + 1):
+        for max_bytes in (1, 100, 1 << 20):
+            got = await store.read("a", Offset(0, start), max_bytes=max_bytes)
+            must(got == wanted[start : start + len(got)], f"the messages differ that were read from {start}")
+            must(bool(got) or start == len(wanted), f"nothing was read from {start}")
+
+
 async def batches_are_whole(store: Store) -> None:
     """G2, G8: messages, producer state and closing of one commit are there together"""
     stream = Writing(store, "a")
@@ -333,7 +352,8 @@ async def deleted_is_gone(store: Store) -> None:
     must(isinstance(await store.load("a"), Absent), "load")
     same(list(await store.list("", after=None, limit=10, newest=False)), [])
     same(list(await store.due(NOW + 10_000, limit=10)), [])
-    same(list(await store.owned()), [])
+    same(list(await store.owners()), [])
+    same(list(await store.owned("i_1")), [])
     await raises(StreamNotFound, store.read("a", Offset(0, 0), max_bytes=10))
     await raises(VersionConflict, stream.delete())
 
@@ -415,15 +435,24 @@ async def what_is_to_be_looked_at_is_found(store: Store) -> None:
 
 
 async def the_owned_are_found(store: Store) -> None:
-    """G8: the open streams that somebody makes are found, so that they can be ended when he is gone"""
-    made, free, ended = (Writing(store, name) for name in ("made", "free", "ended"))
-    await made.create(b"1", owner="i_1")
-    await free.create(b"1")
-    await ended.create(b"1", owner="i_2")
-    same({name: head.owner for name, head in await store.owned()}, {"made": "i_1", "ended": "i_2"})
+    """G8: the open streams that somebody makes are found by their maker, so that they can be ended when he is gone"""
+    names = ("made", "more", "free", "ended", "other's")
+    made, more, free, ended, others = streams = [Writing(store, name) for name in names]
+    for stream, owner in zip(streams, ("i_1", "i_1", None, "i_2", "i_3"), strict=True):
+        await stream.create(b"1", owner=owner)
+    same(sorted(await store.owners()), ["i_1", "i_2", "i_3"])
+    for owner, its in {"i_1": ["made", "more"], "i_2": ["ended"], "i_3": ["other's"], "i_4": []}.items():
+        same(sorted(await store.owned(owner)), its)
     await ended.append(close=True)
     await made.append(b"2")
-    same([(name, head) for name, head in await store.owned()], [("made", made.head)])
+    await free.append(b"2")
+    same(sorted(await store.owners()), ["i_1", "i_3"])
+    same(list(await store.owned("i_2")), [])
+    await others.commit(Append(items([b"2"]), owner="i_1"))
+    same(list(await store.owners()), ["i_1"])
+    same(sorted(await store.owned("i_1")), ["made", "more", "other's"])
+    await more.delete()
+    same(sorted(await store.owned("i_1")), ["made", "other's"])
 
 
 async def a_closed_store_says_so(store: Store) -> None:
@@ -448,6 +477,7 @@ CHECKS: Final = (
     the_lowest_generation_counts_and_not_what_was_known,
     heads_come_back_as_written,
     messages_come_back_as_written,
+    small_messages_come_back_as_written,
     batches_are_whole,
     conflicts_write_nothing,
     a_conflict_spares_its_neighbours,

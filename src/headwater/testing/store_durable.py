@@ -66,7 +66,7 @@ async def everything_survives(store: Store, reopen: Reopen) -> None:
         same(await other.load("ended"), ended.head)
         same(await Writing(other, "ended").data(), [b"1", b"2"])
         same(await other.load("gone"), absent)
-        same([name for name, _ in await other.owned()], ["kept"])
+        same((list(await other.owners()), list(await other.owned("i_1"))), (["i_1"], ["kept"]))
         same([name for name, _ in await other.due(NOW + 14_999, limit=9)], [])
         same([name for name, _ in await other.due(NOW + 15_000, limit=9)], ["kept"])
         same(len(await other.due(NOW + 29_999, limit=9)), 2)

@@ -7,7 +7,8 @@ client got wrong is a BadRequest that says what would be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, TypeVar
 from urllib.parse import unquote
@@ -34,8 +35,15 @@ LONGEST_TEXT: Final = 1024
 MOST_MESSAGES: Final = 100_000
 """In one request, which is carried out in one piece, while the loop does nothing else: about half a second."""
 
+PART_BYTES: Final = 128 * 1024
+"""Of a JSON array, looked at in one piece: some milliseconds, if it has nothing but the smallest of elements."""
+
+TRIES: Final = 8
+"""Commas at which a part is tried to end: of every few, one is between two elements. Beyond a large element, one."""
+
 OUTCOMES: Final = ("completed", "failed", "cancelled")
 
+_decode_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _TTL: Final = re.compile(r"0|[1-9][0-9]{0,15}", re.ASCII)
 _BOUND: Final = re.compile(r"(seconds|bytes|messages)=([1-9][0-9]{0,15})", re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -191,16 +199,55 @@ def _integer(header: str, text: str) -> int:
 def split_json(body: bytes) -> list[bytes]:
     """The messages of a JSON body (9): an array is flattened by one level, anything else is one message.
 
-    Raises BadRequest, TooLarge.
+    Raises BadRequest, TooLarge; the latter as soon as it is known.
     """
     try:
         if body.lstrip(b" \t\r\n").startswith(b"["):
             body.decode()  # msgspec.Raw leaves the bytes of strings unchecked
-            return [bytes(item) for item in counted(msgspec.json.decode(body, type=list[msgspec.Raw]))]
+            messages: list[bytes] = []
+            for part in _parts(body):
+                messages += map(bytes, part)
+                counted(messages)
+            return messages
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest("the body is not valid JSON") from error
     return [body]
+
+
+def _parts(body: bytes) -> Iterator[list[msgspec.Raw]]:
+    """The elements of a JSON array, some at a time: the first thousands tell whether there are too many.
+
+    What is before a comma is whole elements if, and only if, it is an array once it is closed: a comma within a string
+    or a nested value leaves that open.
+    """
+    begin = start = body.index(b"[") + 1
+    size = PART_BYTES
+    while (tried := start + size) < len(body):
+        for _ in range(TRIES if size == PART_BYTES else 1):
+            tried = body.find(b",", tried + 1)
+            part = _elements(body[start:tried]) if tried > 0 else []
+            if part:
+                yield part
+                start, size = tried + 1, PART_BYTES
+                break
+            if tried < 0:
+                break
+        else:
+            size *= 2  # a large element, or one of many commas: look beyond it
+        if tried < 0:
+            break
+    last = _decode_array(b"[" + body[start:])
+    if start > begin and not last:
+        raise msgspec.DecodeError("a comma is followed by nothing")
+    yield last
+
+
+def _elements(text: bytes) -> list[msgspec.Raw]:
+    """Those that `text` is, with commas between; none where it is something else."""
+    with suppress(msgspec.DecodeError):
+        return _decode_array(b"[%b]" % text)
+    return []
 
 
 def counted(messages: Sequence[T]) -> Sequence[T]:
