@@ -98,8 +98,7 @@ class Reader:
         self._line: Line | None = None
         self._fan: Fan | None = None
         self._key: Hashable = None
-        self._last_write = self._clock()
-        self._writing = False
+        self._last_write, self._writing = self._clock(), False
         self._anchored, self._begun = anchored, False
         rotate = policy.rotate_seconds if format_.ends_openly else None
         jitter = random.uniform(1 - ROTATION_JITTER, 1 + ROTATION_JITTER)  # noqa: S311 -- no secret
@@ -187,7 +186,7 @@ class Reader:
                 raise Draining("the server is going away; connect again")
             if await self._rotated(up_to_date=page is None or page.up_to_date):
                 return
-            if page is None and self._is_silent():
+            if page is None and self._is_silent() and not self.gone:
                 self._streams.reads.heartbeats += 1
                 await self._write(self._format.heartbeat)
             if page is None and tail.wakes == wakes and not self.gone:
@@ -210,18 +209,15 @@ class Reader:
         self.visit.wrote(page, len(data))
         if self._joining is not None and page.messages and page.up_to_date:
             self._joining.wrote(self._cursor.tail, self._last_write)
-        if not (data or page.up_to_date):
-            await asyncio.sleep(0)  # a format may say nothing for many pages: the others have their turn
+        if not page.up_to_date:
+            await asyncio.sleep(0)  # the others have their turn; who has left is found out
         self._anchored = self._anchored or bool(page.messages)
-        self.visit.ended = "ended" if page.closed else ""
+        self.visit.ended = "ended" if page.closed else "paused" if self._format.pauses(page) else ""
         if page.closed and page.outcome in UNFINISHED and not self._format.tells_failure:
             raise _Interrupted
-        if self._format.pauses(page) and not page.closed:
-            self.visit.ended = "paused"
-        if page.closed or self._format.pauses(page):
+        if self.visit.ended:
             await self._finish(self._format.ending(page) if page.closed else b"")
-            return True
-        return False
+        return bool(self.visit.ended)
 
     async def _rotated(self, *, up_to_date: bool) -> bool:
         """It is time for another response."""
@@ -288,8 +284,7 @@ class Reader:
 
     async def _wait(self) -> None:
         """Until the tail, the client, the drain or the round says something."""
-        tail = self._cursor.tail
-        self._waiter = tail.waiter()
+        tail, self._waiter = self._cursor.tail, self._cursor.tail.waiter()
         try:
             await self._waiter
         finally:
