@@ -232,7 +232,10 @@ async def test_a_client_that_leaves_takes_what_it_pipelined_with_it(wire: Wire) 
 
 @on_every_loop
 async def test_who_begins_far_behind_gets_all_of_it_and_what_comes(wire: Wire) -> None:
-    words = [f"{n:05d}" * 2000 for n in range(60)]
+    words = [f"{n:05d}" * 2000 for n in range(15)]
+    other = await wire.connect(get(EVENTS), limit=1 << 20)  # for whom the stream keeps all of it at hand
+    await other.head()
+    await wire.until_parked()
     for word in words:
         await wire.say(word)
     for path in (LIVE, EVENTS):
