@@ -230,6 +230,31 @@ async def test_a_client_that_leaves_takes_what_it_pipelined_with_it(wire: Wire) 
         assert wire.delivery.served == served
 
 
+@on_every_loop
+async def test_who_begins_far_behind_gets_all_of_it_and_what_comes(wire: Wire) -> None:
+    words = [f"{n:05d}" * 2000 for n in range(15)]
+    other = await wire.connect(get(EVENTS), limit=1 << 20)  # for whom the stream keeps all of it at hand
+    await other.head()
+    await wire.until_parked()
+    for word in words:
+        await wire.say(word)
+    for path in (LIVE, EVENTS):
+        end = await wire.connect(get(path) + get("/healthz"))
+        await end.head()
+        got = b""
+        while words[-1].encode() not in got:
+            got += await end.part()
+        assert all(word.encode() in got for word in words)
+        await wire.say(f"live {path}")
+        assert f"live {path}".encode() in await end.part()
+        end.writer.close()
+    end = await wire.connect(get(EVENTS) + get("/healthz"))
+    await end.head()
+    await wire.say("y", end=True)
+    assert b"data:y" in await end.rest()
+    assert await end.of_length(await end.head()) == b"ok\n"
+
+
 # -- clients of every kind --------------------------------------------------------------------------------------------
 
 

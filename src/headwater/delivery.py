@@ -89,7 +89,12 @@ class Delivery:
             stay=stay,
             on_over=self._left,
         )
-        listening = asyncio.create_task(listen(receive, reader.lost), name="headwater-reader-listens")
+
+        def lost() -> None:
+            if not outlet.direct:  # else its line tells, and the server says so of every request whose line was taken
+                reader.lost()
+
+        listening = asyncio.create_task(listen(receive, lost), name="headwater-reader-listens")
         self.served += 1
         self._joined(reader)
         fields = [("content-type", format_.content_type), *STREAMING_HEADERS, *headers, *_traced(cursor)]

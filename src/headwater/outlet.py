@@ -13,7 +13,7 @@ Knows ASGI; nothing of streams or formats.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, Protocol
 
 Scope = MutableMapping[str, Any]
@@ -22,6 +22,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CONNECTION: Final = "headwater.connection"
 """ASGI extension offered by `headwater.server`: an object whose `cut(at_once=...)` ends the connection as it stands."""
+
+PIECE_BYTES: Final = 16 * 1024
 
 LINE: Final = "headwater.line"
 """ASGI extension offered by `headwater.server` for a request over HTTP: a `Line`."""
@@ -114,6 +116,13 @@ class Line(Protocol):
 def framed(data: bytes) -> bytes:
     """`data` as a chunk of a body (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def pieces(data: bytes) -> Iterable[bytes]:
+    """`data`, so that what has gone out of it need not be kept until all has: for who may stop reading at any byte."""
+    if len(data) <= PIECE_BYTES:
+        return (data,)
+    return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
 
 
 def line_of(scope: Scope) -> Line | None:

@@ -27,7 +27,7 @@ from headwater.formats.format import Format
 from headwater.hub import Tail
 from headwater.joining import Joining
 from headwater.model import Head, Offset, Page
-from headwater.outlet import Line, Outlet, framed
+from headwater.outlet import Line, Outlet, framed, pieces
 from headwater.policy import Policy
 from headwater.slow import Keeping
 from headwater.streams import Streams
@@ -235,7 +235,8 @@ class Reader:
             await self._taken(self._outlet.write(data))
         else:  # what is not taken is waited for in the fan
             self._last_write = self._clock()
-            self._line.write(framed(data))
+            for piece in pieces(framed(data)):
+                self._line.write(piece)
 
     async def _finish(self, data: bytes) -> None:
         if not self.gone:

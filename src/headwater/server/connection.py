@@ -42,12 +42,15 @@ USER_TIMEOUT_MS: Final = 12_000
 27 s; a phone in a tunnel for longer resumes. On Linux it also ends a reader that acknowledges but takes nothing for so
 long, before delivery's own deadline does; that one resumes, too."""
 
-UNSENT_BYTES: Final = 64 * 1024
+UNSENT_BYTES: Final = 96 * 1024
 """Of the kernel's buffer, what may wait for a turn on the wire. What was sent and waits for its acknowledgement does
-not count: a long, fat way is still filled."""
+not count: a long, fat way is still filled. It is a chunk of delivery's and half of the next, so that of a reader that
+stalls less than one waits in this process."""
 
-WRITE_BUFFER_BYTES: Final = 64 * 1024
-"""Kept in this process for one connection before its reader is told to wait, beside the write that went over it."""
+WRITE_BUFFER_BYTES: Final = 1
+"""Kept in this process for one connection before its reader is told to wait, beside what is left of the write that went
+over it: who does not read costs no more than that. The kernel keeps enough to go on with. (With 0, TLS would wait for
+ever.)"""
 
 KEEPALIVE_SECONDS: Final = 10
 """Of idleness before the kernel asks whether the peer is still there."""
@@ -124,7 +127,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES, low=0)
         self.flow = Flow(transport)
         self._arrival = Arrival(self._late, self._is_waiting)
         self._arrival.expect_head()
