@@ -298,3 +298,15 @@ async def test_a_request_of_which_a_part_has_come_is_taken_to_its_end_before_the
     assert (await reader.read()).startswith(b"HTTP/1.1 204")
     assert asked == ["POST"]
     writer.close()
+
+
+async def test_what_is_pipelined_behind_an_append_is_not_taken_for_idleness() -> None:
+    """Answered within the chunk in which both came: the time for a next request must not run on."""
+    streams = Streams("memory:")
+    app = App(streams)
+    async with live(app, http=Protocol, access_log=False, timeout_keep_alive=0.05) as client, talking(client) as (answer, writer):
+        await streams.create("s")
+        writer.write(request(b"1") + b"GET /v1/stream/s?offset=-1&live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert [(await answer()).split()[1] for _ in range(2)] == [b"204", b"200"]
+        await asyncio.sleep(0.15)
+        assert streams.statistics()["readers"] == 1
