@@ -277,7 +277,7 @@ async def test_cancelling_one_of_many_followers_leaves_the_others(streams):
         follower.cancel()
     await asyncio.wait(followers[::2])
     tail = streams.hub.tail("a")
-    assert (tail.readers, len(tail._waiters)) == (10, 10)
+    await until(lambda: (tail.readers, len(tail._waiters)) == (10, 10))  # a wake that says nothing may have come
     await streams.append("a", b"1", close=True)
     async with asyncio.timeout(5):
         assert await asyncio.gather(*followers[1::2]) == [[b"1"]] * 10
