@@ -403,3 +403,21 @@ async def test_what_hears_of_a_client_that_left_hears_it_once_it_has(leaves: boo
         async with asyncio.timeout(5):
             while hearing.streams.statistics()["readers"]:
                 await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("middleware", [(), (Headed,)], ids=names)
+async def test_a_client_that_leaves_is_no_failure_of_the_application(
+    middleware: Any, caplog: pytest.LogCaptureFixture, taken: list[bool]
+) -> None:
+    async with case(middleware, http=PROTOCOL) as followed:
+        await followed.streams.create("s", content_type="text/plain")
+        reader, writer = await asyncio.open_connection("127.0.0.1", followed._port)
+        writer.write(b"GET /follow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await reader.readuntil(b": open\n")
+        async with asyncio.timeout(5):
+            while not any(taken):
+                await asyncio.sleep(0.005)
+            writer.close()
+            while followed.streams.statistics()["readers"]:
+                await asyncio.sleep(0.005)
+    assert [record.message for record in caplog.records if record.name == "uvicorn.error" and record.levelno > 20] == []

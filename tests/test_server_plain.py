@@ -94,6 +94,7 @@ async def test_the_answer_and_the_stream_are_those_of_the_application(
         ("nowhere", JSON, b"1", 404),
         ("responses/x", JSON, b"1", 403),
         ("__ds/x", JSON, b"1", 404),
+        ("", JSON, b"1", 404),
     ],
 )
 async def test_what_is_refused_is_refused_as_ever(
@@ -298,3 +299,51 @@ async def test_a_request_of_which_a_part_has_come_is_taken_to_its_end_before_the
     assert (await reader.read()).startswith(b"HTTP/1.1 204")
     assert asked == ["POST"]
     writer.close()
+
+
+async def test_what_is_pipelined_behind_an_append_is_not_taken_for_idleness() -> None:
+    """Answered within the chunk in which both came: the time for a next request must not run on."""
+    streams = Streams("memory:")
+    app = App(streams)
+    async with (
+        live(app, http=Protocol, access_log=False, timeout_keep_alive=0.05) as client,
+        talking(client) as (answer, writer),
+    ):
+        await streams.create("s")
+        writer.write(request(b"1") + b"GET /v1/stream/s?offset=-1&live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert [(await answer()).split()[1] for _ in range(2)] == [b"204", b"200"]
+        await asyncio.sleep(0.15)
+        assert streams.statistics()["readers"] == 1
+
+
+async def test_appends_are_counted_as_the_requests_that_they_are(asked: list[str]) -> None:
+    streams = Streams("memory:")
+    app = App(streams)
+    async with live(app, http=Protocol, access_log=False) as client:
+        await streams.create("s")
+        for more in ({}, ASIDE):
+            await client.post("/v1/stream/s", headers=JSON | more, content=b"1")
+        assert (app.traffic.answered, asked) == ({("/v1/stream/{name}", "POST", "204"): 2}, ["POST"])
+
+
+async def test_an_append_that_fails_on_its_way_is_counted_as_refused() -> None:
+    store = Failing()
+    streams = Streams(store)
+    app = App(streams)
+    async with live(app, http=Protocol, access_log=False) as client:
+        await streams.create("s")
+        store.fails = True
+        await client.post("/v1/stream/s", headers=JSON, content=b"1")
+    assert app.traffic.answered == {("/v1/stream/{name}", "POST", "503"): 1}
+    assert app.traffic.refused == {"store_unavailable": 1}
+
+
+async def test_what_is_traced_is_left_to_the_application(asked: list[str]) -> None:
+    pytest.importorskip("opentelemetry")
+    from headwater.tracing import Tracing
+
+    streams = Streams("memory:", tracing=Tracing())
+    async with served(streams) as client:
+        await streams.create("s")
+        await client.post("/v1/stream/s", headers=JSON, content=b"1")
+    assert asked == ["POST"]

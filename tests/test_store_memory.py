@@ -1,5 +1,8 @@
 """The store in memory: the contract, and what it says of itself."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from headwater import testing
@@ -9,6 +12,7 @@ from headwater.model import Absent
 from headwater.stores import store_from_url
 from headwater.stores.memory import MemoryStore
 from headwater.stores.sqlite import SqliteStore
+from headwater.streams import Streams
 
 
 async def test_it_keeps_the_contract():
@@ -102,3 +106,19 @@ async def test_what_is_trimmed_or_deleted_takes_no_space():
     await store.delete("a", trim.head)
     assert store.statistics() == {"streams": 0, "messages": 0}
     await store.aclose()
+
+
+async def test_a_store_that_is_opened_again_has_nothing_more_to_let_go_of() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    streams = Streams(MemoryStore())
+    async with streams:
+        await streams.create("s")
+        for _ in range(40):
+            await streams.append("s", *[b"1"] * 1024)
+        await streams.delete("s")
+        await streams.store.aclose()
+        await streams.store.open()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert told == []

@@ -277,7 +277,7 @@ async def test_cancelling_one_of_many_followers_leaves_the_others(streams):
         follower.cancel()
     await asyncio.wait(followers[::2])
     tail = streams.hub.tail("a")
-    assert (tail.readers, len(tail._waiters)) == (10, 10)
+    await until(lambda: (tail.readers, len(tail._waiters)) == (10, 10))  # a wake that says nothing may have come
     await streams.append("a", b"1", close=True)
     async with asyncio.timeout(5):
         assert await asyncio.gather(*followers[1::2]) == [[b"1"]] * 10
@@ -706,3 +706,27 @@ async def test_a_writer_that_never_has_to_wait_lets_others_run(streams):
     task.cancel()
     assert len(turns) >= 9
     assert max(after - before for before, after in itertools.pairwise(turns)) <= MOST_IN_A_ROW
+
+
+async def test_a_commit_that_is_cancelled_with_its_loop_is_answered_and_leaves_its_tail():
+    class Slow(MemoryStore):
+        going: asyncio.Task | None = None
+
+        def commit(self, *commit):
+            self.going = asyncio.ensure_future(self._later(*commit))
+            return self.going
+
+        async def _later(self, *commit):
+            await super().commit(*commit)
+            await asyncio.sleep(0)
+
+    store = Slow()
+    async with Streams(store) as streams:
+        await streams.create("a")
+        on_its_way = streams.at_once("a", Append([Item(b"1")]))
+        assert isinstance(on_its_way, asyncio.Future)
+        store.going.cancel()
+        async with asyncio.timeout(1):
+            with pytest.raises(StoreUnavailable):
+                await on_its_way
+        assert streams.hub.tail("a").settled

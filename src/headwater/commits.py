@@ -138,7 +138,7 @@ class Commits:
         future: asyncio.Future[None],
     ) -> None:
         """A commit of `at_once` is done."""
-        error = future.exception()
+        error = _ending() if future.cancelled() else future.exception()
         if isinstance(error, VersionConflict):
             again = asyncio.create_task(self._carried_out(tail, request, call, None), name="headwater-decides-again")
             again.add_done_callback(functools.partial(_copied, done))
@@ -329,9 +329,13 @@ def _succeeded(future: asyncio.Future[None]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
+def _ending() -> StoreUnavailable:
+    return StoreUnavailable("the process is ending; try again")
+
+
 def _copied(to: asyncio.Future[Decision], of: asyncio.Future[Decision]) -> None:
     if of.cancelled():
-        to.set_exception(StoreUnavailable("the process is ending; try again"))
+        to.set_exception(_ending())
     elif (error := of.exception()) is not None:
         to.set_exception(error)
     else:

@@ -397,11 +397,11 @@ class Reader:
                 self._unpark(self._pages)
             return None
         try:
-            data = self._format.render(page)
+            data, pauses = self._format.render(page), self._format.pauses(page)  # the latter is known only now
         except Exception as error:  # noqa: BLE001 -- it must not hold up the others here
             self._unpark(_failed(error))
             return None
-        if self._format.pauses(page):  # known only now
+        if pauses:
             self._cursor.offset = page.next
             self._unpark(lambda: self._paused(page, data))
             return None

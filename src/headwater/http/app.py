@@ -89,7 +89,7 @@ class App:
         self._outages = Outages(streams)
         self.traffic = Traffic()
         self._subscriptions = SubscriptionResource(subscriptions)
-        self.plain = PlainAppends(streams, self._auth, self._origins, self._admission, self._outages)
+        self.plain = PlainAppends(streams, self._auth, self._origins, self._admission, self._outages, self.traffic)
         """What a server may ask before it makes a request of an append."""
         self.quality = Quality(streams, runs.agents if runs is not None else (), self._admission)
         self._sockets = SocketResource(self.delivery, self._auth, self._origins, self._admission, self._outages)

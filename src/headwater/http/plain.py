@@ -24,6 +24,7 @@ from headwater.http.facts import add_facts
 from headwater.http.origins import Origins
 from headwater.http.outages import Outages
 from headwater.http.subscriptions import CONTROL
+from headwater.http.traffic import Traffic, route_of
 from headwater.http.writing import append_answer, append_of, appended_items
 from headwater.problems import SAFETY_HEADERS, answer
 from headwater.streams import Streams
@@ -33,6 +34,7 @@ MOST_BYTES: Final = 64 * 1024
 """Of a body that is taken in before anybody has asked who sends it; uvicorn takes as much."""
 
 _BASE: Final = BASES[0].encode()
+_ROUTE: Final = route_of(f"{BASES[0]}name")
 _CONTROL: Final = _BASE + CONTROL.encode()
 
 _NO_PATH: Final = frozenset(b"%?#")
@@ -76,9 +78,17 @@ class Head:
 class PlainAppends:
     """Those of one application."""
 
-    def __init__(self, streams: Streams, auth: Auth, origins: Origins, admission: Admission, outages: Outages) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        auth: Auth,
+        origins: Origins,
+        admission: Admission,
+        outages: Outages,
+        traffic: Traffic,
+    ) -> None:
         self._streams, self._auth, self._origins = streams, auth, origins
-        self._admission, self._outages = admission, outages
+        self._admission, self._outages, self._traffic = admission, outages, traffic
 
     def __repr__(self) -> str:
         return f"<PlainAppends to {self._streams!r}>"
@@ -86,7 +96,9 @@ class PlainAppends:
     def head(self, url: bytes, fields: Fields) -> Head | None:
         """That of a POST with this request target and these fields (lower-case names), if it may turn out to be a plain
         append. None, or an error: it is none."""
-        if not url.startswith(_BASE) or url.startswith(_CONTROL) or not _NO_PATH.isdisjoint(url):
+        if not url.startswith(_BASE) or url.startswith(_CONTROL) or not _NO_PATH.isdisjoint(url) or url == _BASE:
+            return None
+        if self._streams.tracing is not None:  # its span is made by `Streams.carry_out`
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
         name = url[len(_BASE) :].decode("ascii")
@@ -116,17 +128,22 @@ class PlainAppends:
         """`Streams.at_once`."""
         return self._streams.at_once(name, request)
 
-    def answer(self, request: Append, decision: Decision) -> tuple[int, str]:
-        """The status, and the lines of the head, that tell what has come of it. There is no body."""
+    def answer(self, request: Append, decision: Decision, seconds: float) -> tuple[int, str]:
+        """The status, and the lines of the head, that tell what has come of it. There is no body.
+
+        `seconds`: since it was submitted.
+        """
         status, headers = append_answer(request, decision)
+        self._traffic.answer("POST", _ROUTE, status, seconds, None)
         if status == 200:
             headers["content-length"] = "0"
         return status, "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) + _ADDED
 
-    async def refusal(self, name: str, error: Exception) -> tuple[int, str, bytes]:
+    async def refusal(self, name: str, error: Exception, seconds: float) -> tuple[int, str, bytes]:
         """The same of one that came to nothing, and the body."""
         self._outages.note(error)
         await add_facts(error, self._streams, name)
         response = answer(error)
+        self._traffic.answer("POST", _ROUTE, response.status_code, seconds, error)
         lines = "".join([f"{name}: {value}\r\n" for name, value in response.headers.items()]) + _ADDED
         return response.status_code, lines, bytes(response.body)

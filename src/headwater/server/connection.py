@@ -160,6 +160,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()  # a plain append in the same chunk has been answered by now
         self._arrival.expect_head(begun=True)
 
     def on_header(self, name: bytes, value: bytes) -> None:

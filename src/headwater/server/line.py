@@ -163,6 +163,8 @@ class OpenLine:
         if self._protocol.follower is self._follower:
             self._protocol.follower = None
         self._follower = None
+        if not self._cycle.response_complete:  # nor will it be: a client that left is told of before it is lost
+            self._cycle.disconnected = True
         for call in self._on_over:
             call()
         self._on_over.clear()

@@ -7,6 +7,7 @@ of their requests; what was submitted is answered, or its client has gone, and i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -48,12 +49,15 @@ class Connected(Protocol):
 class PlainCycle:
     """One append from its submission to its answer, in the place of uvicorn's request and response."""
 
-    __slots__ = ("_name", "_plain", "_protocol", "_request", "disconnected", "keep_alive", "response_complete")
+    __slots__ = (
+        "_began", "_name", "_plain", "_protocol", "_request", "disconnected", "keep_alive", "response_complete",
+    )  # fmt: skip
 
     message_event: Final = Remainder.message_event
 
     def __init__(self, protocol: Connected, plain: PlainAppends, name: str, request: Append) -> None:
         self._protocol, self._plain, self._name, self._request = protocol, plain, name, request
+        self._began = time.perf_counter()
         self.disconnected = self.response_complete = False
         self.keep_alive = True
 
@@ -80,7 +84,7 @@ class PlainCycle:
             self._refuse(error)
 
     def _answer(self, decision: Decision) -> None:
-        self._write(*self._plain.answer(self._request, decision))
+        self._write(*self._plain.answer(self._request, decision, time.perf_counter() - self._began))
 
     def _refuse(self, error: Exception) -> None:
         refusing = asyncio.get_running_loop().create_task(self._refused(error), name="headwater-append-refused")
@@ -88,7 +92,7 @@ class PlainCycle:
         refusing.add_done_callback(self._protocol.tasks.discard)
 
     async def _refused(self, error: Exception) -> None:
-        self._write(*await self._plain.refusal(self._name, error))
+        self._write(*await self._plain.refusal(self._name, error, time.perf_counter() - self._began))
 
     def _write(self, status: int, lines: str, body: bytes = b"") -> None:
         protocol, transport = self._protocol, self._protocol.transport

@@ -139,6 +139,8 @@ class MemoryStore(Store):
                 asyncio.get_running_loop().call_soon(self._let_go)
 
     def _let_go(self) -> None:
+        if not self._garbage:  # opened once more since
+            return
         del self._garbage[-1][-SLICE:]
         if not self._garbage[-1]:
             self._garbage.pop()
