@@ -29,6 +29,7 @@ from headwater.http.auth import Keys, Principal
 from headwater.http.families import FAMILIES, MOST_SAMPLED, Lags
 from headwater.http.traffic import route_of
 from headwater.model import Retention
+from headwater.runs.figures import SILENT_SECONDS
 from headwater.sources import Sink
 from headwater.testing import virtual_time
 from http_site import Site, at, open_site, refused
@@ -281,7 +282,10 @@ async def test_lag_is_looked_at_when_it_is_asked_for() -> None:
         assert told["headwater_reader_lag_events_count"] == 1
         assert told["headwater_reader_lag_events_sum"] == 4, "the first one is written, though it is not taken"
         assert told["headwater_reader_lag_seconds_sum"] == 2
-        assert (await scrape(site))["headwater_reader_lag_events_count"] == 2
+        site.streams.hub.tail("a").forget()  # as where another process has written to it
+        told = await scrape(site)
+        assert told["headwater_reader_lag_events_count"] == 2
+        assert told["headwater_reader_lag_events_sum"] == 8
         await reader.leave()
 
 
@@ -370,6 +374,43 @@ async def test_runs_by_agent_and_outcome() -> None:
         assert told["headwater_run_tools_total", "agent=good"] == 1
         assert told["headwater_stream_outcomes_total", "kind=run", "outcome=failed"] == 1
         assert "mallory" not in told.text
+
+
+class Hanger:
+    """A source that says something, and then nothing any more."""
+
+    name = "hanger"
+
+    async def run(self, input: Any, sink: Sink) -> object:  # noqa: A002 -- AG-UI's word
+        await asyncio.sleep(70)
+        await sink.emit(TextMessageStartEvent(message_id="m", role="assistant"))
+        await asyncio.Event().wait()
+        return None
+
+
+@virtual_time
+async def test_runs_without_events_are_counted_by_how_long() -> None:
+    async with open_site(sources=[Hanger()], metrics=True) as site:
+        assert site.app.runs is not None
+
+        async def silent() -> list[float]:
+            told = await scrape(site)
+            return [told["headwater_runs_silent", "agent=hanger", f"seconds={bound}"] for bound in SILENT_SECONDS]
+
+        assert await silent() == [0, 0, 0, 0]
+        run = await site.app.runs.start("hanger", "hi")
+        await asyncio.sleep(9)
+        assert await silent() == [0, 0, 0, 0]
+        await asyncio.sleep(60)
+        assert await silent() == [1, 1, 0, 0]
+        await asyncio.sleep(10)
+        assert await silent() == [0, 0, 0, 0], "it has said something, 9 s ago"
+        await asyncio.sleep(1800)
+        assert await silent() == [1, 1, 1, 1]
+        await run.cancel()
+        await run.wait()
+        await asyncio.sleep(1)
+        assert await silent() == [0, 0, 0, 0]
 
 
 # -- the endpoint -----------------------------------------------------------------------------------------------------

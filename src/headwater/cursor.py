@@ -116,7 +116,7 @@ class Cursor:
     def behind(self, now: int) -> tuple[int, float]:
         """Messages that are still to be taken, and for how many seconds the first of them has been there; as far as is
         known without the store. `now` in ms."""
-        head = self.tail.head
+        head = self.tail.seen  # the store is asked by who wants more, and one that takes nothing does not
         if not isinstance(head, Head) or head.generation != self.offset.generation or self.offset >= head.offset:
             return 0, 0.0
         return head.tail - self.offset.position, max(0, now - self.tail.time_after(self.offset, head.appended)) / 1000

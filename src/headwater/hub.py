@@ -54,6 +54,8 @@ class Tail:
         self._behind: dict[int, asyncio.Future[None]] = {}  # those of them that wait until they are the first
         self.head: Head | Absent | None = None
         """As last committed, as far as is known here; None: not known, ask the store."""
+        self.seen: Head | Absent | None = None
+        """The newest one that was ever known here, which may be old."""
         self.latest: Head | Absent | None = None
         """What the next decision is made on: `head`, or the head of a commit still on its way."""
         self.turn = asyncio.Lock()
@@ -140,6 +142,7 @@ class Tail:
         # Where the head is not known, somebody else may have gone further meanwhile: the next to look asks the store.
         if self.head is not None:
             self.learn(head)
+        self.seen = _newer(self.seen, head)
         self.extend(messages)
         self.wake()
 
@@ -182,8 +185,8 @@ class Tail:
         """
         if wakes is not None and wakes != self.wakes:
             return
-        if self.head is None or (self.head.generation, self.head.version) <= (head.generation, head.version):
-            self.head = head
+        self.head = _newer(self.head, head)
+        self.seen = _newer(self.seen, head)
 
     def touch(self, now: int) -> None:
         """A read at `now` (ms), which moves a sliding expiry."""
@@ -260,6 +263,13 @@ class Tail:
     def settled(self) -> bool:
         """No commit is being made or on its way."""
         return not self._unfinished and (self.outstanding is None or self.outstanding.done())
+
+
+def _newer(known: Head | Absent | None, head: Head | Absent) -> Head | Absent:
+    """`head`, unless the one that is known is newer."""
+    if known is None or (known.generation, known.version) <= (head.generation, head.version):
+        return head
+    return known
 
 
 class Hub:

@@ -8,6 +8,7 @@ Knows streams, runs and traffic; no metrics library. Invariant: no label is a na
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -130,7 +131,7 @@ def _readers(at: Measured) -> Values:
 
 
 def snapshot(at: Measured) -> dict[str, Values]:
-    """All of them, as they are now; nothing in it changes later."""
+    """All of them, as they are now; nothing in it changes later. On the loop that they are counted on."""
     at.lags.sample(at.streams)
     return {family.name: {labels: _kept(value) for labels, value in family.read(at).items()} for family in FAMILIES}
 
@@ -306,6 +307,13 @@ def _of_endings() -> Iterator[Family]:
 def _of_runs() -> Iterator[Family]:
     yield Family(
         "headwater_runs", "gauge", "Runs that are being made now.", ("agent",), of_runs(lambda runs: runs.running())
+    )
+    yield Family(
+        "headwater_runs_silent",
+        "gauge",
+        "Of those, runs that have had no event for at least so many seconds.",
+        ("agent", "seconds"),
+        of_runs(lambda runs: runs.figures.silent(asyncio.get_running_loop().time())),
     )
     yield Family(
         "headwater_runs_started",

@@ -24,14 +24,18 @@ _TOKENS: Final = frozenset({"TEXT_MESSAGE_CONTENT", "REASONING_MESSAGE_CONTENT",
 UNREGISTERED: Final = "unregistered"
 """Stands for agents that were given to `Runs.start` themselves: their names are anybody's."""
 
+SILENT_SECONDS: Final = (10, 60, 300, 1800)
+"""Without an event: from when on a run that is being made counts as silent. A tool may well take minutes."""
+
 
 class Pace:
     """Of one run, while it is made."""
 
-    __slots__ = ("began", "first_token", "tools")
+    __slots__ = ("began", "first_token", "last", "tools")
 
     def __init__(self, began: float) -> None:
-        self.began = began
+        self.began = self.last = began
+        """`last`: when its latest event went out, or it began."""
         self.first_token: float | None = None
         """Seconds after that."""
         self.tools = 0
@@ -41,7 +45,7 @@ class Pace:
 
     def saw(self, event: BaseEvent, now: float) -> None:
         """An event goes out."""
-        name = event.type.value
+        name, self.last = event.type.value, now
         if name == "TOOL_CALL_START":
             self.tools += 1
         if self.first_token is None and name in _TOKENS:
@@ -52,6 +56,8 @@ class Figures:
     """All runs so far. By agent."""
 
     def __init__(self) -> None:
+        self.here: dict[Pace, str] = {}
+        """Runs that are made here now, and their agents."""
         self.started: Counter[str] = Counter()
         self.ended: Counter[tuple[str, str]] = Counter()
         """(agent, outcome): a run's outcome, or why it is made here no more: `waiting` for people, `left` to the next
@@ -67,13 +73,22 @@ class Figures:
     def __repr__(self) -> str:
         return f"<Figures [{self.started.total()} started, {self.ended.total()} ended]>"
 
-    def began(self, agent: str) -> None:
+    def began(self, agent: str, pace: Pace) -> None:
         """A run of this agent is made here now."""
-        self.started[self._agents.few(agent)] += 1
+        self.here[pace] = self._agents.few(agent)
+        self.started[self.here[pace]] += 1
+
+    def silent(self, now: float) -> Counter[tuple[str, str]]:
+        """Runs made here that have had no event for at least so many seconds: (agent, one of `SILENT_SECONDS`)."""
+        found: Counter[tuple[str, str]] = Counter()
+        for pace, agent in self.here.items():
+            for seconds in SILENT_SECONDS:
+                found[agent, str(seconds)] += now - pace.last >= seconds
+        return found
 
     def over(self, run_id: str, agent: str, outcome: str, pace: Pace, usage: Sequence[TokenUsage], now: float) -> None:
         """It is made here no more."""
-        label, seconds = self._agents.few(agent), now - pace.began
+        label, seconds = self.here.pop(pace), now - pace.began
         self.ended[label, outcome] += 1
         self.lasted.setdefault((label, outcome), Histogram(LONG_SECONDS)).observe(seconds)
         if pace.first_token is not None:

@@ -323,7 +323,7 @@ class Supervisor:
         """Have the run made by `made`, a call of its source."""
         task = run.start(made)
         self._runs[run.run_id] = run
-        self.figures.began(run.agent)
+        self.figures.began(run.agent, run.pace)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(run, done))
 
