@@ -96,6 +96,8 @@ class Spread(NamedTuple):
 
     p50: float | None
     p99: float | None
+    least: float = 0.0
+    """The lowest bound: what is within it is not told apart."""
 
 
 class Watch:
@@ -155,4 +157,4 @@ def _spread(within: dict[float, float]) -> Spread:
         below = max(below, count)
     if not bounds or not sum(counts):
         return Spread(None, None)
-    return Spread(quantile(bounds, counts, 0.5), quantile(bounds, counts, 0.99))
+    return Spread(quantile(bounds, counts, 0.5), quantile(bounds, counts, 0.99), bounds[0])

@@ -30,7 +30,7 @@ OUTCOMES: Final = ("completed", "failed", "cancelled")
 _TIMES: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("first token", "headwater_time_to_first_token_seconds", {}),
     ("gap in runs", "headwater_event_gap_seconds", {"kind": "run"}),
-    ("gap, all streams", "headwater_event_gap_seconds", {}),
+    ("gap in streams", "headwater_event_gap_seconds", {"kind": "stream"}),
     ("append, durable", "headwater_append_seconds", {"stage": "durable"}),
     ("append to socket", "headwater_delivery_seconds", {}),
     ("loop lag", "headwater_loop_lag_seconds", {}),
@@ -59,7 +59,7 @@ def screen(watch: Watch, busiest: Busiest | None, title: Text, width: int) -> Re
     else:
         shown.append(_stacked(left + right))
     if busiest is not None:
-        shown.append(_streams(busiest))
+        shown.append(_streams(busiest, width))
     return Group(*shown)
 
 
@@ -122,7 +122,7 @@ def _times(watch: Watch) -> Table:
         table.add_row(name, *_spread(lately, lasted), *_spread(ever, lasted, "dim"))
     events = "headwater_reader_lag_events"
     lately, ever = watch.spread_lately(events), watch.spread_ever(events)
-    table.add_row("  in events", *_spread(lately, _whole), *_spread(ever, _whole, "dim"))
+    table.add_row("reader lag, events", *_spread(lately, _whole), *_spread(ever, _whole, "dim"))
     return table
 
 
@@ -137,12 +137,13 @@ def _reasons(watch: Watch) -> Table:
     return table
 
 
-def _streams(busiest: Busiest) -> Table:
+def _streams(busiest: Busiest, width: int) -> Table:
     table = _table("busiest streams", "readers", "messages", "bytes", widths=(9, 11, 9))
+    most = max(16, min(NAME, width - 33))  # a long name must not push the numbers out
     for stream in busiest.streams:
         facts = (stream.get(word) for word in ("readers", "messages", "bytes"))
         readers, messages, held = (fact if isinstance(fact, int) else 0 for fact in facts)
-        table.add_row(plain(str(stream.get("name")), NAME), number(readers), number(messages), size(held))
+        table.add_row(plain(str(stream.get("name")), most), number(readers), number(messages), size(held))
     if not busiest.streams:
         table.add_row(Text("no open stream", "dim"))
     if busiest.said:
@@ -167,8 +168,12 @@ def _failures(word: str, n: float) -> Text:
 
 
 def _spread(spread: Spread, shown: Callable[[float], str], style: str = "") -> tuple[Text, Text]:
-    p50, p99 = (Text("·", "dim") if share is None else Text(shown(share), style) for share in spread)
-    return p50, p99
+    def said(share: float | None) -> Text:
+        if share is None:
+            return Text("·", "dim")
+        return Text(f"<{shown(spread.least)}" if 0 < share <= spread.least else shown(share), style)
+
+    return said(spread.p50), said(spread.p99)
 
 
 def _whole(n: float) -> str:
