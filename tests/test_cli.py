@@ -376,6 +376,7 @@ def server(start: Start, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         ready = process.stdout.readline()
         watchdog.cancel()
         assert " at http://" in ready, process.stderr.read()
+        assert process.stdout.readline().startswith("The console is at ")  # or a test would find it, or not
         url = ready.split(" at ")[1].split()[0]
         port = url.rpartition(":")[2]
         monkeypatch.setenv("HEADWATER_URL", url)
