@@ -5,12 +5,14 @@ import hashlib
 import inspect
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_version() -> None:
     assert run("--version") == (0, f"headwater {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "tail", "append", "ls"])
+@pytest.mark.parametrize("command", ["serve", "demo", "tail", "append", "ls", "inspect", "top"])
 def test_every_command_shows_examples(command: str) -> None:
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -374,6 +376,7 @@ def server(start: Start, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         ready = process.stdout.readline()
         watchdog.cancel()
         assert " at http://" in ready, process.stderr.read()
+        assert process.stdout.readline().startswith("The console is at ")  # or a test would find it, or not
         url = ready.split(" at ")[1].split()[0]
         port = url.rpartition(":")[2]
         monkeypatch.setenv("HEADWATER_URL", url)
@@ -468,3 +471,75 @@ def test_one_ctrl_c_ends_the_server_while_somebody_follows(server, start: Start)
     serving.send_signal(signal.SIGINT)
     assert done(serving)[0] == 0
     assert tail.stderr.readline().startswith("headwater: the server is going away; connect again; trying again in")
+
+
+class Screen:
+    """A terminal of a process of ours: what it shows, waited for."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (40, 130))
+        environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "130"}
+        self.process = subprocess.Popen(
+            [*HEADWATER, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._seen = ""
+
+    def until(self, text: str) -> None:
+        """Read on until it has been shown; it is not looked for in what was read before."""
+        watchdog = threading.Timer(TIMEOUT, self.process.kill)
+        watchdog.start()
+        while text not in self._seen:
+            self._seen += os.read(self._ours, 65536).decode(errors="replace")  # fails where the process was killed
+        watchdog.cancel()
+        self._seen = self._seen.partition(text)[2]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(TIMEOUT)
+        os.close(self._ours)
+
+
+@pytest.mark.server
+def test_top_stays_through_a_restart_and_ends_with_ctrl_c(server, start: Start) -> None:
+    serving = server()
+    done(start("append", "--create", "chat/1", "1"))
+    screen = Screen("top", "--interval", "0.2")
+    try:
+        screen.until("busiest streams")
+        screen.until("chat/1")
+        serving.kill()
+        serving.wait(TIMEOUT)
+        screen.until("trying again since")
+        server()
+        screen.until("connected again at")
+        screen.process.send_signal(signal.SIGINT)
+        screen.until("\x1b[?1049l")  # the screen that was there before is there again
+        assert screen.process.wait(TIMEOUT) == 0
+    finally:
+        screen.close()
+
+
+@pytest.mark.server
+def test_a_server_and_its_run_are_looked_at(server, start: Start) -> None:
+    server()
+    url = os.environ["HEADWATER_URL"]
+    made = httpx.post(f"{url}/v1/runs", json={"agent": "poet", "input": "to fail"}).json()
+    assert done(start("tail", f"runs/{made['id']}"))[0] == 3
+    status, out, err = done(start("top", "--once", "--interval", "0.2"))
+    assert (status, err, "\x1b" in out) == (0, "", False)
+    assert re.search(r"^since the start +0 +1 +0", out, re.MULTILINE)
+    assert re.search(r"^all, out +0 ", out, re.MULTILINE)
+    status, out, err = done(start("inspect", made["id"], "--tail", "1"))
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0].split() == [f"runs/{made['id']}", "failed"]
+    assert '{"type":"RUN_ERROR"' in out.splitlines()[-1]
+    assert "a secret" not in out
+    known = json.loads(done(start("inspect", f"{url}/v1/runs/{made['id']}", "--json"))[1])
+    assert (known["run"]["agent"], known["story"]["whole"], known["readers"]) == ("poet", True, [])

@@ -20,9 +20,11 @@ except ImportError as error:
     raise MissingExtra("server", "typer or rich") from error
 
 from headwater.cli.appending import append
+from headwater.cli.inspecting import inspect
 from headwater.cli.listing import ls
 from headwater.cli.serving import demo, serve
 from headwater.cli.tailing import tail
+from headwater.cli.top import top
 
 READER_LEFT = 141
 """What a shell reports of a program that SIGPIPE ended."""
@@ -76,5 +78,5 @@ def _headwater(
     """
 
 
-for command in (serve, demo, tail, append, ls):
+for command in (serve, demo, tail, append, ls, inspect, top):
     app.command()(command)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headwater.cli.places import DEFAULT_SERVER, Key, Server, StoreUrl, existing, with_key
+from headwater.cli.shown import ago
 from headwater.client import Client, StreamInfo
 from headwater.model import Head
 from headwater.streams import Streams
@@ -59,7 +60,7 @@ async def _print(found: AsyncIterator[StreamInfo], as_json: bool) -> None:
         state = (stream.outcome or "closed") if stream.closed else "open"
         figures = [f"{n:,}" if n is not None else "" for n in (stream.messages, stream.bytes)]
         table.add_row(
-            stream.name, stream.content_type, state, *figures, _ago(now - (stream.appended or stream.created or now))
+            stream.name, stream.content_type, state, *figures, ago(now - (stream.appended or stream.created or now))
         )
     if table.row_count:
         # Whole on any terminal and in a pipe: a table never asks for more width than its columns need.
@@ -105,11 +106,3 @@ def _info(name: str, head: Head) -> StreamInfo:
         expires_at=head.config.expires_at,
         retention=head.config.retention,
     )
-
-
-def _ago(milliseconds: float) -> str:
-    seconds = max(0, int(milliseconds / 1000))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"

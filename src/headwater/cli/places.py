@@ -21,7 +21,7 @@ from headwater.streams import Streams
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:4437"
 
-Server = Annotated[str, typer.Option(envvar="HEADWATER_URL", metavar="URL", help="The server.")]
+Server = Annotated[str, typer.Option("--server", "--url", envvar="HEADWATER_URL", metavar="URL", help="The server.")]
 Key = Annotated[
     str | None,
     typer.Option(envvar="HEADWATER_KEY", show_envvar=True, metavar="KEY", help="API key, where the server wants one."),
