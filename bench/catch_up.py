@@ -1,6 +1,6 @@
 """How fast does a reader catch up with a stream of 64 MB, and what does the server spend on it?
 
-    .venv/bin/python bench/catch_up.py [--rounds 2] [--times 4] [--only NAME]...
+    .venv/bin/python bench/catch_up.py [--rounds 2] [--times 2] [--only NAME]...
 
 Each round starts every server afresh, fills a stream and has one reader read all of it, `times` times: by pages (a GET
 from where the last one ended), and live (one response of server-sent events from the beginning). Messages are JSON
@@ -87,7 +87,7 @@ def one_round(server: servers.Server, message_bytes: int, times: int, *, ours: b
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=2)
-    arguments.add_argument("--times", type=int, default=4, help="the stream is read in each round, each way")
+    arguments.add_argument("--times", type=int, default=2, help="the stream is read in each round, each way")
     arguments.add_argument("--only", action="append", choices=SERVERS, help="these alone")
     given = arguments.parse_args()
     print(machine(), flush=True)
