@@ -1,6 +1,6 @@
 """What does a token cost the server that makes 200 answers at once, 50 tokens a second each, with one reader for each?
 
-    .venv/bin/python bench/agents.py [--answers 200] [--rounds 3] [--seconds 5] [--only NAME]...
+    .venv/bin/python bench/agents.py [--answers 200] [--rounds 2] [--seconds 4] [--only NAME]...
 
 Each round starts every server afresh, one after the other. All have the same producer (`rig/apps/tokens.py`); one makes
 the tokens and writes them nowhere, and its cost per token is subtracted from the others'. So what is compared is what
@@ -51,8 +51,8 @@ SERVERS: dict[str, servers.Server] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--only", action="append", choices=[name for name in SERVERS if name not in (NOBODY, PLAIN)])
     asked = parser.parse_args()
     wanted = [name for name in SERVERS if not asked.only or name in (NOBODY, PLAIN, *asked.only)]

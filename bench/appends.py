@@ -1,6 +1,6 @@
 """How many appends a second does one core of server take, from 1 writer and from 64, in memory and on disk?
 
-    .venv/bin/python bench/appends.py [--rounds 3] [--seconds 3] [--only NAME]... [--not-inside]
+    .venv/bin/python bench/appends.py [--rounds 2] [--seconds 2] [--only NAME]... [--not-inside]
 
 Each writer POSTs a message of 64 bytes as soon as its last one was answered, to one stream, or to a stream each. Server
 on one processor (all of its threads), load generator on the other. Two figures of each: appends answered a second, and
@@ -107,8 +107,8 @@ def over_http(rounds: int, seconds: float, names: list[str]) -> dict[str, dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--only", action="append", choices=SERVERS)
     parser.add_argument("--not-inside", action="store_true", help="leave out what needs no HTTP")
     asked = parser.parse_args()

@@ -1,6 +1,6 @@
 """How fast does a reader catch up with a stream of 64 MB, and what does the server spend on it?
 
-    .venv/bin/python bench/catch_up.py [--rounds 3] [--times 4] [--only NAME]...
+    .venv/bin/python bench/catch_up.py [--rounds 2] [--times 2] [--only NAME]...
 
 Each round starts every server afresh, fills a stream and has one reader read all of it, `times` times: by pages (a GET
 from where the last one ended), and live (one response of server-sent events from the beginning). Messages are JSON
@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rig import servers
 from rig.load import cpu_seconds, resident_bytes
@@ -46,7 +46,7 @@ def on_disk() -> Iterator[Served]:
 
 
 SERVERS: dict[str, servers.Server] = {
-    "Node reference": servers.node_reference,
+    "reference (Node), memory": servers.node_reference,
     "headwater, memory": servers.headwater,
     "headwater, SQLite": on_disk,
 }
@@ -86,12 +86,12 @@ def one_round(server: servers.Server, message_bytes: int, times: int, *, ours: b
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--times", type=int, default=4, help="the stream is read in each round, each way")
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--times", type=int, default=2, help="the stream is read in each round, each way")
     arguments.add_argument("--only", action="append", choices=SERVERS, help="these alone")
     given = arguments.parse_args()
     print(machine(), flush=True)
-    figures = []
+    figures: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for message_bytes in MESSAGE_BYTES:
         rounds: dict[str, list[dict[str, Caught]]] = {}
         for _ in range(given.rounds):
@@ -109,15 +109,9 @@ def main() -> None:
                 grown = statistics.median(one.grown_mb for one in each)
                 wall = statistics.median(one.mb_per_second for one in each)
                 print(f"{name}: {wall:,.0f} MB/s; {grown:.1f} MB more memory after the first reading", flush=True)
-                figures.append(
-                    {
-                        "server": name,
-                        "message_bytes": message_bytes,
-                        "way": way,
-                        "rounds": [one._asdict() for one in each],
-                    }
-                )
-    keep("catch_up", (__doc__ or "").split("\n", 1)[0], {"stream_bytes": STREAM_BYTES, "servers": figures})
+                case = f"messages of {message_bytes:,} bytes, {way}"
+                figures.setdefault(case, {})[name] = [one._asdict() for one in each]
+    keep("catch_up", (__doc__ or "").split("\n", 1)[0], {"stream_bytes": STREAM_BYTES, "measured": figures})
 
 
 if __name__ == "__main__":

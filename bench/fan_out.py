@@ -1,6 +1,6 @@
 """What does one event cost the server for each of 1,000 readers of one stream, and how fast can it go?
 
-    .venv/bin/python bench/fan_out.py [--readers 1000] [--rounds 3] [--seconds 4] [--only NAME]...
+    .venv/bin/python bench/fan_out.py [--readers 1000] [--rounds 2] [--seconds 3] [--only NAME]...
 
 Each round starts every server afresh, one after the other: a message of 64 bytes 20 times a second, then (a second
 measurement) as fast as each POST is answered. Server on one processor, load generator on the other. Processor time of
@@ -21,8 +21,8 @@ RATES = {"20 a second": 20.0, "as fast as it goes": 0.0}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--only", action="append", choices=servers.FANS)
     asked = parser.parse_args()
     taken: dict[str, dict[str, list[Measured]]] = {pace: {} for pace in RATES}

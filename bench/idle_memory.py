@@ -1,6 +1,6 @@
 """What does a reader that only waits cost the server in memory, at 1,000 and at 10,000 readers?
 
-    .venv/bin/python bench/idle_memory.py [--readers 1000 --readers 10000] [--rounds 3] [--only NAME]...
+    .venv/bin/python bench/idle_memory.py [--readers 1000 --readers 10000] [--rounds 2] [--only NAME]...
 
 Each round starts every server afresh. One reader comes, gets a message, and goes; the memory of the server's processes
 is taken (`before`). Then the readers come, one after the other; all get one message, and nothing more happens for two
@@ -93,7 +93,7 @@ def measure(served: servers.Served, readers: int) -> Idle:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", type=int, action="append", help="as often as you like: 1000 and 10000")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", action="append", choices=servers.FANS)
     asked = parser.parse_args()
     taken: dict[int, dict[str, list[Idle]]] = {readers: {} for readers in asked.readers or (1000, 10_000)}

@@ -70,6 +70,21 @@ def appends(case: str, *bars: Bar) -> View:
     return View(case, title, "appends a second", value, MEMORY, less=False, columns=more, bars=bars)
 
 
+BEFORE_IT = "messages before"
+FLAT = Bar("The dearest at most 1.5 times the cheapest", most=1.5)
+
+
+def over(case: str, unit: str, field: str, of: str, *bars: Bar) -> View:
+    title = f"over {case}" if bars else case
+    return View(case, title, unit, per(field), over=per("number"), of=of, bars=bars)
+
+
+def fairness(case: str) -> View:
+    waited = {**LATENCY, "longest ms": per("max_ms"), "% of looks over 5 ms": ratio("looks_over_5_ms", "looks", 100)}
+    bars = (Bar("No turn of the loop over 5 ms", most=5, ours="headwater, beside both"),)
+    return View(case, case, "ms that the loop was late at most", per("loop_late_ms"), columns=waited, bars=bars)
+
+
 APPEND_BARS = (
     Bar("On disk, at least 10 times the reference's", DISK, least=10, ours="headwater, SQLite"),
     Bar("In memory, at least the reference's", MEMORY, least=1, ours="headwater, memory"),
@@ -185,25 +200,32 @@ QUESTIONS = [
         [catching_up(size, way) for size in (100, 65_536) for way in ("pages", "live=sse", "format=sse")],
     ),
     Question(
+        "fairness",
+        "Beside a busy neighbour",
+        "What do others wait for, while one reader catches up with 64 MB again and again and one producer appends 100 "
+        "messages at a time as fast as it is answered? 50 messages a second to 20 readers of another stream, from "
+        "publishing to having it. The processor is used up then, and each has a turn; none should have a long one. Ten "
+        "times a second the server looks how late its loop is.",
+        [fairness("in memory"), fairness("on SQLite")],
+    ),
+    Question(
         "scale",
         "Scale",
         "Does the cost of a delivered event depend on how many readers and streams there are, and on how long their "
-        "history is?",
+        "history is? What the appends take is not in it. And what depends on nothing else: the memory of a reader and "
+        "of a stream, an append, a page from the middle of a history and one of its end, opening a file, and a process "
+        "that owns streams and has nothing to do.",
         [
-            View(
-                case,
-                f"over {case}",
-                "us of processor per delivered event",
-                US_PER_EVENT,
-                over=per(number),
-                of=of,
-                bars=(Bar("The dearest at most 1.5 times the cheapest", most=1.5),),
-            )
-            for case, number, of in (
-                ("readers", "readers", "readers"),
-                ("streams", "streams", "streams"),
-                ("history", "history", "messages before"),
-            )
+            over("readers", "us of processor per delivered event", "us_per_event", "readers", FLAT),
+            over("streams", "us of processor per delivered event", "us_per_event", "streams", FLAT),
+            over("history", "us of processor per delivered event", "us_per_event", BEFORE_IT, FLAT),
+            over("memory of a reader", "KB per reader", "kb_per_reader", "readers"),
+            over("memory of a stream", "KB per stream", "kb_per_stream", "streams"),
+            over("appends", "us of processor per append", "us", BEFORE_IT),
+            over("pages of the middle", "us of processor per page", "us", BEFORE_IT),
+            over("pages of the end", "us of processor per page", "us", BEFORE_IT),
+            over("opening a file", "ms of processor", "cpu_ms", BEFORE_IT),
+            over("idle", "seconds of processor per minute", "cpu_s", "streams"),
         ],
     ),
     Question(

@@ -1,6 +1,6 @@
 """5,000 readers are cut at once and come back at once: how long until each has what it missed, and what does it cost?
 
-    .venv/bin/python bench/reconnect_storm.py [--readers 5000] [--missed 10] [--rounds 3] [--only NAME]...
+    .venv/bin/python bench/reconnect_storm.py [--readers 5000] [--missed 10] [--rounds 2] [--only NAME]...
 
 Each round starts every server afresh. All follow one stream and get one message; then all connections are reset, 10
 messages of 64 bytes are published, and all connect again in the same moment, each saying how far it had come
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", type=int, default=5000)
     parser.add_argument("--missed", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", action="append", choices=PEERS)
     asked = parser.parse_args()
     taken: dict[str, list[Stormed]] = {}

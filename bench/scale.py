@@ -1,8 +1,8 @@
 """Does what one event costs depend on how many readers, streams or messages there are?
 
-    .venv/bin/python bench/scale.py [--rounds 3] [--seconds 4] [--only CURVE]...
+    .venv/bin/python bench/scale.py [--rounds 2] [--seconds 3] [--only CURVE]... [--at-most N]
 
-Ours only; the server on one processor, the load on the other. Five curves, of which each should be flat:
+Ours only; the server on one processor, the load on the other. What is measured over each of these should be flat:
 
 readers   processor time per delivered event, less what the append itself takes; and memory per reader
 streams   the same for 1,000 readers, spread over up to 100 of the streams that are open; and memory per stream
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,10 +35,13 @@ DELIVERIES = 10_000
 AT_ONCE = 200
 MANY_ENOUGH = 1000
 """Readers or streams, to tell what each of them takes in memory."""
-IDLE_SECONDS = 20.0
+IDLE_SECONDS = 10.0
 NOW = "/v1/stream/b%d?format=sse&offset=now"
 
 Figures = dict[str, float]
+Found = dict[tuple[str, str], Figures]
+"""Of one number: by case and server."""
+OURS, MEMORY, SQLITE = "headwater", "headwater, memory", "headwater, SQLite"
 
 
 def said(port: int, requests: list[bytes]) -> None:
@@ -81,24 +83,28 @@ def per_event(served: Served, readers: int, seconds: float, *, active: int = 1) 
     }
 
 
-def of_readers(count: int, seconds: float) -> Figures:
+def of_readers(count: int, seconds: float) -> Found:
     with headwater(streams=1) as served:
         request(served.port, "PUT", "/v1/stream/unread")
         before = resident_bytes(served.pids)
         figures = per_event(served, count, seconds)
+        found = {("readers", OURS): figures}
         if count >= MANY_ENOUGH:
-            figures["kb_per_reader"] = (figures["resident_mb"] * 1e6 - before) / count / 1e3
-        return figures
+            kb = (figures["resident_mb"] * 1e6 - before) / count / 1e3
+            found["memory of a reader", OURS] = {"kb_per_reader": kb}
+        return found
 
 
-def of_streams(count: int, seconds: float) -> Figures:
+def of_streams(count: int, seconds: float) -> Found:
     with headwater(streams=1) as served:
         request(served.port, "PUT", "/v1/stream/unread")
         before = resident_bytes(served.pids)
         said(served.port, [ask("PUT", f"/v1/stream/b{number}") for number in range(1, count)])
         kb = (resident_bytes(served.pids) - before) / count / 1e3
-        figures = per_event(served, 1000, seconds, active=min(count, 100))
-        return {**figures, "kb_per_stream": kb} if count >= MANY_ENOUGH else figures
+        found = {("streams", OURS): per_event(served, 1000, seconds, active=min(count, 100))}
+        if count >= MANY_ENOUGH:
+            found["memory of a stream", OURS] = {"kb_per_stream": kb}
+        return found
 
 
 @contextmanager
@@ -120,28 +126,28 @@ def cost(served: Served, one: bytes, times: int) -> float:
     return (cpu_seconds(served.pids) - before) / times * 1e6
 
 
-def of_history(count: int, seconds: float) -> Figures:
-    figures: Figures = {}
+def of_history(count: int, seconds: float) -> Found:
+    found: Found = {}
     with with_history("memory:", count) as (served, tail):
-        figures |= per_event(served, 1000, seconds)
-        figures |= _requests(served, tail, count, "memory")
+        found["history", OURS] = per_event(served, 1000, seconds)
+        found |= _requests(served, tail, count, MEMORY)
     with tempfile.TemporaryDirectory() as folder:
         store = f"sqlite:///{folder}/a.db?sync=normal"
         with with_history(store, count) as (served, tail):
-            figures |= _requests(served, tail, count, "sqlite")
-        figures["sqlite_ms_to_open"] = opening(store)
-    return figures
+            found |= _requests(served, tail, count, SQLITE)
+        found["opening a file", SQLITE] = {"cpu_ms": opening(store)}
+    return found
 
 
-def _requests(served: Served, tail: str, count: int, store: str) -> Figures:
+def _requests(served: Served, tail: str, count: int, name: str) -> Found:
     generation, position = tail.split("_")[0], int(tail.split("_")[1])
-    figures = {f"{store}_us_per_append": cost(served, ask("POST", "/v1/stream/b0", b"1"), 2000)}
-    if count:
-        for name, where in (("middle", count // 2), ("end", position - 64)):
-            # That of the middle has 4,096 messages, that of the end what was just appended besides.
-            page = ask("GET", f"/v1/stream/b0?offset={generation}_{where:016d}")
-            figures[f"{store}_us_per_page_at_the_{name}"] = cost(served, page, 100)
-    return figures
+    found: Found = {("appends", name): {"us": cost(served, ask("POST", "/v1/stream/b0", b"1"), 2000)}}
+    # That of the middle has 4,096 messages, that of the end what was just appended besides.
+    places = {"pages of the middle": count // 2, "pages of the end": position - 64} if count else {}
+    for case, where in places.items():
+        page = ask("GET", f"/v1/stream/b0?offset={generation}_{where:016d}")
+        found[case, name] = {"us": cost(served, page, 100)}
+    return found
 
 
 def opening(store: str) -> float:
@@ -152,17 +158,17 @@ def opening(store: str) -> float:
         return cpu_seconds([pid]) * 1e3
 
 
-def of_idle(count: int, seconds: float) -> Figures:
+def of_idle(count: int, seconds: float) -> Found:
+    found: Found = {}
     with tempfile.TemporaryDirectory() as folder:
-        figures: Figures = {}
-        for name, store in (("memory", "memory:"), ("sqlite", f"sqlite:///{folder}/a.db?sync=normal")):
+        for name, store in ((MEMORY, "memory:"), (SQLITE, f"sqlite:///{folder}/a.db?sync=normal")):
             command = [sys.executable, str(RIG / "apps" / "idle.py"), store, str(count), str(IDLE_SECONDS)]
             told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=pinned(0)).stdout
-            figures |= {f"{name}_{figure}": value for figure, value in json.loads(told).items()}
-        return figures
+            found["idle", name] = json.loads(told)
+    return found
 
 
-CURVES: dict[str, tuple[tuple[int, ...], Callable[[int, float], Figures]]] = {
+CURVES: dict[str, tuple[tuple[int, ...], Callable[[int, float], Found]]] = {
     "readers": (READERS, of_readers),
     "streams": (STREAMS, of_streams),
     "history": (HISTORY, of_history),
@@ -172,30 +178,22 @@ CURVES: dict[str, tuple[tuple[int, ...], Callable[[int, float], Figures]]] = {
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--seconds", type=float, default=4, help="each measurement lasts")
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--seconds", type=float, default=3, help="each measurement lasts")
     arguments.add_argument("--only", action="append", choices=CURVES, help="these alone")
+    arguments.add_argument("--at-most", type=int, default=max(HISTORY), help="of anything")
     given = arguments.parse_args()
     print(machine(), flush=True)
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for name in given.only or CURVES:
-        counts, measure = CURVES[name]
-        rounds: dict[int, list[Figures]] = {count: [] for count in counts}
+    taken: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for curve in given.only or CURVES:
+        counts, measure = CURVES[curve]
         for _ in range(given.rounds):
-            for count in counts:
-                rounds[count].append(measure(count, given.seconds))
-        curves[name] = [{name: count, "rounds": each} for count, each in rounds.items()]
-        show(name, rounds)
-    keep("scale", (__doc__ or "").split("\n", 1)[0], {"curves": curves})
-
-
-def show(name: str, rounds: dict[int, list[Figures]]) -> None:
-    """Medians, a row a figure and a column a count."""
-    print(f"\n| {name} | " + " | ".join(f"{count:,}" for count in rounds) + " |\n" + "|---" * (len(rounds) + 1) + "|")
-    for figure in dict.fromkeys(figure for each in rounds.values() for one in each for figure in one):
-        row = [[one[figure] for one in each if figure in one] for each in rounds.values()]
-        print(f"| {figure} | " + " | ".join(f"{statistics.median(cell):,.2f}" if cell else "" for cell in row) + " |")
-    sys.stdout.flush()
+            for count in (one for one in counts if one <= given.at_most):
+                for (case, name), figures in measure(count, given.seconds).items():
+                    taken.setdefault(case, {}).setdefault(name, []).append({"number": count, **figures})
+                    told = ", ".join(f"{figure} {value:,.2f}" for figure, value in figures.items())
+                    print(f"{case}, {name}, {count:,}: {told}", flush=True)
+    keep("scale", (__doc__ or "").split("\n", 1)[0], {"measured": taken})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What do readers that never read cost the server, on a 20 MB stream?
 
-    .venv/bin/python bench/stalled_readers.py [--message-bytes 65536] [--rounds 3]
+    .venv/bin/python bench/stalled_readers.py [--message-bytes 65536] [--rounds 2]
 
 Each round starts the reference server of Durable Streams (Node, in memory) and `headwater serve` (in memory, and on
 SQLite) afresh, one after the other; appends the stream; measures the resident memory; opens the readers
@@ -82,7 +82,7 @@ def measure(served: servers.Served, readers: int, message_bytes: int) -> Stalled
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--message-bytes", type=int, default=64 * 1024, help="of each append")
-    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rounds", type=int, default=2)
     given = arguments.parse_args()
     taken: dict[int, dict[str, list[Stalled]]] = {readers: {} for readers in CASES}
     for _ in range(given.rounds):

@@ -112,6 +112,13 @@ def test_a_cost_over_a_number_is_a_curve_and_held_to_be_flat(page: ModuleType) -
     assert [one.curves for one in page.drawings(questions, given)] == [{"headwater": [(10, 3.0), (1000, 6.0)]}]
 
 
+def test_a_curve_that_begins_at_nothing_is_not_flat(page: ModuleType) -> None:
+    rounds = [{"us": us, "n": n} for n, us in ((0, 0.0), (10, 2.0))]
+    given = {"q": {"measured": {"c": {"headwater": rounds}}, "on": "", "machine": ""}}
+    view = page.View("c", "c", "us", page.per("us"), over=page.per("n"), of="readers", bars=(page.Bar("Flat", most=2),))
+    assert "- Flat: **missed**, inf." in page.page("", [page.Question("q", "Q", "", [view])], given).splitlines()
+
+
 def test_what_has_no_results_is_left_out(page: ModuleType) -> None:
     view = page.View("c", "c", "us", page.per("us"), "peer")
     questions = [page.Question("q", "Q", "", [view]), page.Question("never run", "N", "", [view])]

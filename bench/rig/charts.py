@@ -93,11 +93,15 @@ def lines(at: Path, unit: str, of: str, curves: Mapping[str, Sequence[tuple[floa
             axes.annotate(
                 name, (xs[-1], ys[-1]), xytext=(8, 0), textcoords="offset points", va="center", color=colour(name)
             )
-        axes.set_xscale("log")
+        numbers = sorted({x for points in curves.values() for x, _ in points})
+        if numbers[0] > 0:
+            axes.set_xscale("log")
+        else:  # none at all is a number too: it stands a decade left of the least one
+            axes.set_xscale("symlog", linthresh=next((x for x in numbers if x > 0), 1), linscale=1)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(of, loc="right")
         axes.set_ylabel(unit)
-        axes.set_xticks(sorted({x for points in curves.values() for x, _ in points}))
+        axes.set_xticks(numbers)
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         _save(figure, at)

@@ -5,6 +5,7 @@ Pure: results in, text and what is to be drawn out. Which questions there are st
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,8 +157,12 @@ def curves(view: View, result: Result) -> dict[str, list[tuple[float, float]]]:
 
 
 def steepness(view: View, result: Result) -> dict[str, Summary]:
-    """Of each server: how many times the least figure the greatest is. A scale law's bar is held to this."""
-    ratios = {name: max(y for _, y in one) / min(y for _, y in one) for name, one in curves(view, result).items()}
+    """Of each server: how many times the least figure the greatest is. A scale law's bar is held to this.
+
+    A least figure that is nothing, or less (a short measurement of a difference), says nothing of that: infinite.
+    """
+    heights = {name: [y for _, y in points] for name, points in curves(view, result).items()}
+    ratios = {name: max(ys) / min(ys) if min(ys) > 0 else math.inf for name, ys in heights.items()}
     return {name: Summary(ratio, ratio, ratio, 1.0) for name, ratio in ratios.items()}
 
 
