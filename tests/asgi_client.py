@@ -47,6 +47,7 @@ class CallLine:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._kept: list[bytes] = []
+        self._come = b""  # of a chunk
         self._on_over: list[Callable[[], None]] = []
         self.follower: Follower | None = None
         self.is_full = False
@@ -64,8 +65,12 @@ class CallLine:
         return True
 
     def write(self, data: bytes) -> None:
-        size, _, rest = data.partition(b"\r\n")
+        self._come += data
+        size, _, rest = self._come.partition(b"\r\n")
+        if len(rest) < int(size, 16) + 2:
+            return  # there is more of this chunk to come
         assert rest[int(size, 16) :] == b"\r\n", "not one chunk"
+        self._come = b""
         if self._call._taking.is_set():
             self._call._took(rest[:-2])
         else:
