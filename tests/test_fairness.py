@@ -112,7 +112,7 @@ async def test_what_is_no_longer_kept_is_let_go_of_in_slices(how):
         async with turns(left) as seen:
             while left():
                 await asyncio.sleep(0)
-        assert seen[0] >= MANY - MOST
+        assert seen[0] > MANY // 2  # it has hardly begun
         assert longest(seen) <= SLICE * SEGMENT
         assert store.statistics()["messages"] == 0
 
