@@ -10,7 +10,7 @@ so that a stream that is busy costs each reader fewer and larger writes. Nothing
 Readers that hold back for a joining time (`headwater.joining`) have a fan of their own, by that time, and one timer
 for all of them: each wake within it costs them a look at what has come, and nothing more.
 
-Knows tails and the loop's clock; nothing of formats or connections.
+Knows tails, cursors, lines and the loop's clock; nothing of formats.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final, NamedTuple, Protocol
 
+from headwater.cursor import Cursor
 from headwater.hub import Tail
 from headwater.joining import Joining
 from headwater.model import BEGINNING, Offset
+from headwater.outlet import Line
 
 SLICE_SECONDS: Final = 0.002
 """A delay that nobody notices, in which hundreds of readers are written to."""
@@ -94,6 +96,29 @@ class Waiting(Protocol):
         """The same, where nobody else will want what is made for it."""
 
 
+class Seat:
+    """A reader's place in a fan: all that the usual wake needs to know of it, in one small object."""
+
+    __slots__ = ("cursor", "key", "line", "reader", "write", "written_at")
+
+    line: Line
+    write: Callable[[bytes], None]
+
+    def __init__(self, cursor: Cursor, now: float) -> None:
+        self.cursor, self.written_at = cursor, now
+        self.reader: Waiting | None = None
+        """None: nobody sits there now."""
+        self.key: Hashable = None
+        """Of the bytes that it takes without being asked; None: it is to be asked."""
+
+    def sit(self, reader: Waiting, line: Line) -> None:
+        """`reader` is going to wait, and to be written to on this line."""
+        self.reader, self.line, self.write = reader, line, line.write
+
+    def __repr__(self) -> str:
+        return f"<Seat of {self.reader!r}>"
+
+
 class Fan:
     """Those of one tail and one joining time. Called on the loop only."""
 
@@ -101,10 +126,11 @@ class Fan:
         self.tail = tail
         self.joining = joining
         self._wrote = wrote
-        self._readers: dict[Waiting, None] = {}
-        self._left: list[Waiting] = []  # of the round that goes on
+        self._seats: dict[Seat, None] = {}
+        self._keys: dict[Hashable, Hashable] = {}
+        self._left: list[Seat] = []  # of the round that goes on
         self._wakes = 0
-        self._again: list[Waiting] = []  # who must be looked at, wake or not
+        self._again: list[Seat] = []  # who must be looked at, wake or not
         self._loop = asyncio.get_running_loop()
         self._alone_at = -math.inf
         self._handle: asyncio.Handle | None = None
@@ -112,16 +138,21 @@ class Fan:
         self._everybody = False  # the round is not only of those who must be looked at
 
     def __repr__(self) -> str:
-        return f"<Fan of {self.tail!r} [{len(self._readers)} waiting]>"
+        return f"<Fan of {self.tail!r} [{len(self._seats)} waiting]>"
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._seats)
 
-    def add(self, reader: Waiting) -> None:
-        self._readers[reader] = None
+    def same(self, key: Hashable) -> Hashable:
+        """The one object that stands for all keys here that equal `key`: so they are compared by identity."""
+        return self._keys.setdefault(key, key)
 
-    def discard(self, reader: Waiting) -> None:
-        del self._readers[reader]
+    def add(self, seat: Seat) -> None:
+        self._seats[seat] = None
+
+    def discard(self, seat: Seat) -> None:
+        seat.reader = None
+        del self._seats[seat]
 
     def wake(self) -> None:
         """The tail may have grown."""
@@ -133,12 +164,13 @@ class Fan:
     def _looked_alone(self) -> bool:
         """The only reader has been looked after here and now: usual for an agent's answer, and half of the work."""
         now = self._loop.time()
-        if len(self._readers) > 1 or self._left or self._again or now < self._alone_at + ALONE_SECONDS:
+        if len(self._seats) > 1 or self._left or self._again or now < self._alone_at + ALONE_SECONDS:
             return False
         self._alone_at, self._wakes = now, self.tail.wakes
-        for reader in self._readers:
+        for seat in self._seats:
             try:
-                reader.pull_alone(now)
+                assert seat.reader is not None
+                seat.reader.pull_alone(now)
             except Exception as error:  # noqa: BLE001 -- as of any callback of the loop; who appends is not to blame
                 self._loop.call_exception_handler({"message": "a reader failed", "exception": error})
             break
@@ -161,9 +193,9 @@ class Fan:
             self._handle.cancel()
             self._handle = None
 
-    def look(self, reader: Waiting) -> None:
+    def look(self, seat: Seat) -> None:
         """This one may have missed something."""
-        self._again.append(reader)
+        self._again.append(seat)
         self.wake()
 
     def _slice(self) -> None:
@@ -174,14 +206,11 @@ class Fan:
             self._left, self._again = self._again, []
             self._everybody = self._wakes != self.tail.wakes and not (joining and joining.holds(self.tail, now))
             if self._everybody:
-                self._left += self._readers
+                self._left += self._seats
                 self._wakes = self.tail.wakes
-        until, frames = now + SLICE_SECONDS, Frames()
-        left, waiting = self._left, self._readers
+        until, frames, left = now + SLICE_SECONDS, Frames(), self._left
         while left and now < until:
-            for reader in left[-_LOOKED_AT_ONCE:]:
-                if reader in waiting:
-                    reader.pull(frames, now)
+            _write(left[-_LOOKED_AT_ONCE:], frames, now)
             del left[-_LOOKED_AT_ONCE:]
             now = time()
         self._wrote(frames)
@@ -189,6 +218,23 @@ class Fan:
             joining.wrote(self.tail, begun)
         if left or self._again or self._wakes != self.tail.wakes:
             self.wake()
+
+
+def _write(seats: list[Seat], frames: Frames, now: float) -> None:
+    """To these. Here is where the time goes: what most of them have in common is done without asking each."""
+    key, start, end, data = frames.key, frames.start, frames.end, frames.data
+    for seat in seats:
+        reader, cursor = seat.reader, seat.cursor
+        if reader is None:
+            continue
+        if cursor.offset is start and seat.key is key and data and not seat.line.is_full:
+            cursor.offset = end
+            seat.written_at = now
+            frames.count += 1
+            seat.write(data)
+        else:
+            reader.pull(frames, now)
+            key, start, end, data = frames.key, frames.start, frames.end, frames.data
 
 
 class Fans:
@@ -202,7 +248,7 @@ class Fans:
     def __repr__(self) -> str:
         return f"<Fans [{len(self._fans)}]>"
 
-    def join(self, tail: Tail, reader: Waiting, joining: Joining | None = None) -> Fan:
+    def join(self, tail: Tail, seat: Seat, joining: Joining | None = None) -> Fan:
         """Wait there. Whoever joins has looked after the tail's last wake, or calls `Fan.look`.
 
         The first one's `joining` is where the fan begins to count.
@@ -213,11 +259,11 @@ class Fans:
             fan = self._fans[key] = Fan(tail, None if joining is None else joining.copy(), self._wrote)
             fan._wakes = tail.wakes
             tail.on_wake[fan.wake] = None
-        fan.add(reader)
+        fan.add(seat)
         return fan
 
-    def leave(self, fan: Fan, reader: Waiting) -> None:
-        fan.discard(reader)
+    def leave(self, fan: Fan, seat: Seat) -> None:
+        fan.discard(seat)
         if not fan:
             fan.close()
             del self._fans[fan.tail, 0.0 if fan.joining is None else fan.joining.seconds]

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from headwater.cursor import Cursor
 from headwater.errors import Draining, HeadwaterError, StoreError
-from headwater.fans import Fan, Fans, Frame, Frames
+from headwater.fans import Fan, Fans, Frame, Frames, Seat
 from headwater.formats.characters import whole
 from headwater.formats.format import Format
 from headwater.hub import Tail
@@ -97,8 +97,9 @@ class Reader:
         self._waiter: asyncio.Future[None] | None = None
         self._line: Line | None = None
         self._fan: Fan | None = None
+        self._seat = Seat(cursor, self._clock())
         self._key: Hashable = None
-        self._last_write, self._writing = self._clock(), False
+        self._writing = False
         self._anchored, self._begun = anchored, False
         rotate = policy.rotate_seconds if format_.ends_openly else None
         jitter = random.uniform(1 - ROTATION_JITTER, 1 + ROTATION_JITTER)  # noqa: S311 -- no secret
@@ -114,7 +115,7 @@ class Reader:
     @property
     def standing(self) -> Standing:
         """Where it stands now."""
-        silent = self._clock() - self._last_write
+        silent = self._clock() - self._seat.written_at
         return Standing(self._cursor.tail.name, self._cursor.offset, self._format, silent, self._waits_for_client)
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -208,7 +209,7 @@ class Reader:
         await self._write(data)
         self.visit.wrote(page, len(data))
         if self._joining is not None and page.messages and page.up_to_date:
-            self._joining.wrote(self._cursor.tail, self._last_write)
+            self._joining.wrote(self._cursor.tail, self._seat.written_at)
         if not page.up_to_date:
             await asyncio.sleep(0)  # the others have their turn; who has left is found out
         self._anchored = self._anchored or bool(page.messages)
@@ -234,7 +235,7 @@ class Reader:
         if self._line is None:
             await self._taken(self._outlet.write(data))
         else:  # what is not taken is waited for in the fan
-            self._last_write = self._clock()
+            self._seat.written_at = self._clock()
             for piece in pieces(framed(data)):
                 self._line.write(piece)
 
@@ -243,9 +244,9 @@ class Reader:
             await self._taken(self._outlet.finish(data))
 
     async def _taken(self, write: Coroutine[Any, Any, None]) -> None:
-        self._writing, self._last_write = True, self._clock()
+        self._writing, self._seat.written_at = True, self._clock()
         await write
-        self._writing, self._last_write = False, self._clock()
+        self._writing, self._seat.written_at = False, self._clock()
 
     async def _interrupt(self, error: HeadwaterError) -> None:
         if isinstance(error, StoreError) and self._streams.is_open:
@@ -293,7 +294,7 @@ class Reader:
             self._waiter = None
 
     def _is_silent(self) -> bool:
-        return self._clock() - self._last_write >= self._policy.heartbeat_seconds
+        return self._clock() - self._seat.written_at >= self._policy.heartbeat_seconds
 
     def wake(self) -> None:
         """Something has happened: go on."""
@@ -324,15 +325,18 @@ class Reader:
         if self._line is None:
             return False
         self._task = None
+        self._seat.sit(self, self._line)
+        self._fan = self._fans.join(self._cursor.tail, self._seat, self._joining)
         # Formats that render for their reader alone have no key: an object that is nobody else's keeps theirs apart.
-        self._key = self._format.key or self
-        self._fan = self._fans.join(self._cursor.tail, self, self._joining)
+        key = self._format.key
+        self._key = self if key is None else self._fan.same(key)
+        self._seat.key = self._key if self._anchored else None
         self.visit.parked()
         return True
 
     def _leave_fan(self) -> None:
         assert self._fan is not None
-        self._fans.leave(self._fan, self)
+        self._fans.leave(self._fan, self._seat)
         self._fan = None
         self.visit.unparked()
 
@@ -348,13 +352,11 @@ class Reader:
         if line.is_full:
             self._keeping.not_up(cursor.tail, cursor.offset)
             return  # it is looked at again when there is room
-        if cursor.offset is frames.start and self._key is frames.key:  # as for the one before: the usual case
-            cursor.offset = frames.end
-        elif not self._framed(frames):
+        if not self._framed(frames):
             return
-        self._anchored = True
+        self._anchored, self._seat.key = True, self._key  # from now on without being asked
         if frames.data:
-            self._last_write = now
+            self._seat.written_at = now
             frames.count += 1
             line.write(frames.data)
 
@@ -369,9 +371,9 @@ class Reader:
         if made is None:
             return
         events, cursor.offset = made.end.position - cursor.offset.position, made.end
-        self._anchored = True
+        self._anchored, self._seat.key = True, self._key  # from now on without being asked
         if made.data:
-            self._last_write = now
+            self._seat.written_at = now
             line.write(made.data)
             seconds = (self._streams.clock() - made.since) / 1000
             self._streams.reads.wrote(made.transport, events, len(made.data), seconds)
@@ -391,7 +393,7 @@ class Reader:
 
     def _made(self) -> Frame | None:
         """The bytes of all that is new, and where they end. None: there is nothing, or more to it."""
-        page = self._shown()
+        page = None if self._streams.draining else _all_new(self._cursor, self._format)
         if page is None:
             if self._streams.draining or not self._cursor.at_tail:
                 self._unpark(self._pages)
@@ -403,29 +405,17 @@ class Reader:
             return None
         if pauses:
             self._cursor.offset = page.next
-            self._unpark(lambda: self._paused(page, data))
+            self.visit.ended = "paused"
+            self._streams.reads.wrote(self.visit.transport, len(page.messages), len(data), None)
+            self._unpark(lambda: self._finish(data))
             return None
         return Frame(framed(data), page.next, page.messages[0].time, self.visit.transport)
-
-    async def _paused(self, page: Page, data: bytes) -> None:
-        self.visit.ended = "paused"
-        self._streams.reads.wrote(self.visit.transport, len(page.messages), len(data), None)
-        await self._finish(data)
-
-    def _shown(self) -> Page | None:
-        """All that is new; None where there is nothing, or more to it."""
-        page = None if self._streams.draining else self._cursor.ready()
-        if page is None or page.closed or not page.up_to_date:
-            return None
-        if self._format.in_characters and whole(page.messages) != len(page.messages):
-            return None
-        return page
 
     def resume(self) -> None:
         """There is room again."""
         if self._fan is not None:
-            self._last_write = self._clock()
-            self._fan.look(self)
+            self._seat.written_at = self._clock()
+            self._fan.look(self._seat)
 
     # -- rounds -------------------------------------------------------------------------------------------------------
 
@@ -437,14 +427,16 @@ class Reader:
         """When somebody should look after this reader next, on the loop's clock."""
         if self._waits_for_client:
             patience = self._policy.write_seconds
-            given_up = self._last_write + (min(patience, LAST_WRITE_SECONDS) if self._streams.draining else patience)
+            given_up = self._seat.written_at + (
+                min(patience, LAST_WRITE_SECONDS) if self._streams.draining else patience
+            )
             # Looked at before that, too: when the write is taken, a silence begins.
             return min(given_up, self._clock() + self._policy.heartbeat_seconds)
         head = self._cursor.tail.head
         end = head.expiry() if isinstance(head, Head) else None
         left = math.inf if end is None else (end - self._streams.clock()) / 1000
         rotate_at = self._rotate_at if self._anchored else math.inf
-        return min(self._last_write + self._policy.heartbeat_seconds, self._clock() + left, rotate_at)
+        return min(self._seat.written_at + self._policy.heartbeat_seconds, self._clock() + left, rotate_at)
 
     def look_after(self) -> None:
         """Its time has come: for a heartbeat, for the stream to expire, or for a stalled write to be given up."""
@@ -452,7 +444,7 @@ class Reader:
             self._give_up()
             return
         if self._fan is not None and self._line is not None and self._is_silent():
-            self._last_write = self._clock()
+            self._seat.written_at = self._clock()
             self._streams.reads.heartbeats += 1
             self._line.write(framed(self._format.heartbeat))
         if self._fan is None or self._clock() >= self._rotate_at or not self._cursor.at_tail:
@@ -474,6 +466,14 @@ def _failed(error: Exception) -> Callable[[], Coroutine[Any, Any, None]]:
         raise error
 
     return fail
+
+
+def _all_new(cursor: Cursor, format_: Format) -> Page | None:
+    """All that is new; None where there is nothing, or more to it."""
+    page = cursor.ready()
+    if page is None or page.closed or not page.up_to_date:
+        return None
+    return None if format_.in_characters and whole(page.messages) != len(page.messages) else page
 
 
 def _nothing_at(offset: Offset, *, up_to_date: bool) -> Page:
