@@ -24,7 +24,8 @@ from headwater.server.serve import check, is_loopback, serve
 PROGRAM = """
 import asyncio, contextlib, gc, json, socket, sys, time
 from starlette.responses import JSONResponse
-from headwater.delivery import CONNECTION, Delivery
+from headwater.delivery import CONNECTION
+from headwater.http.app import App
 from headwater.server import ServeConfig, run
 
 async def options(exchange):
@@ -37,8 +38,8 @@ async def options(exchange):
 
 async def readers(exchange):
     gc.unfreeze()  # what was there when the server was ready
-    (delivery,) = [one for one in gc.get_objects() if type(one) is Delivery]
-    return JSONResponse(delivery.statistics())
+    (app,) = [one for one in gc.get_objects() if type(one) is App]
+    return JSONResponse(app.delivery.statistics())
 
 class Stubborn:
     name = "stubborn"
