@@ -44,7 +44,9 @@ class Slow:
         if self.what not in get_args(What):
             raise BadRequest("what becomes of slow readers is lag, skip or close")
         if self.bytes < LEAST_BYTES or self.seconds < 0:
-            raise BadRequest(f"a slow reader is at least {LEAST_BYTES:,} bytes behind: one write, or a time in seconds")
+            raise BadRequest(
+                f"a slow reader is at least {LEAST_BYTES:,} bytes behind (--slow-after-bytes), or some seconds (…-seconds)"
+            )
 
 
 DEFAULT_SLOW: Final = Slow()

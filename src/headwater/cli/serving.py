@@ -72,7 +72,7 @@ JoinMs = Annotated[
     typer.Option(
         metavar="MS",
         help="Small messages that come within so long of a write go out together after it; the first one after a "
-        "silence goes at once. 20 or 50 saves half of the work and more where tokens come fast; a reader may ask for "
+        "silence goes at once. 20 or 50 saves writes where tokens come fast; a reader may ask for "
         "its own time by ?join_ms=. 0: each as it comes.",
     ),
 ]
@@ -80,7 +80,8 @@ SlowReaders = Annotated[
     Literal["lag", "skip", "close"],
     typer.Option(
         help="What becomes of readers that fall behind: they get everything, late; or are moved on (a run rolled up, "
-        "the newest message in format=sse, and told so); or are let go, and may resume.",
+        "the newest message in format=sse, and told so); or are let go, and may resume. Who takes nothing at all is "
+        "let go after 12 to 30 seconds in any case.",
     ),
 ]
 SlowBytes = Annotated[int, typer.Option(metavar="N", help="How far behind a reader is slow, in bytes of messages.")]

@@ -277,7 +277,7 @@ def _of_endings() -> Iterator[Family]:
     yield Family(
         "headwater_slow_reader",
         "counter",
-        "What was done to readers that took nothing.",
+        "What was done to readers that did not keep up, or took nothing (drop).",
         ("action",),
         by_word(lambda at: {"drop": 0} | at.streams.reads.slow),
     )

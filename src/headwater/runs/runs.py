@@ -492,4 +492,5 @@ def as_source(agent: Any) -> Source:
     if callable(getattr(agent, "run", None)) and isinstance(getattr(agent, "name", None), str):
         source: Source = agent
         return source
-    raise BadRequest(f"{type(agent).__name__} is no agent; give an agents.Agent or a headwater.sources.Source")
+    named = getattr(agent, "__name__", type(agent).__name__)
+    raise BadRequest(f"{named} is no agent; give an agents.Agent, an async generator, or a headwater.sources.Source")

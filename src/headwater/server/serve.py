@@ -124,8 +124,14 @@ def check(config: ServeConfig) -> None:
     check_values(config)
 
 
+def _check_ports(config: ServeConfig) -> None:
+    if config.metrics_port is not None and config.metrics_port == config.port != 0:
+        raise BadRequest("--metrics-port is another port than --port; leave it out to have /metrics there")
+
+
 def check_values(config: ServeConfig) -> None:
     """Raises BadRequest for a value that can never be right."""
+    _check_ports(config)
     if not 1 <= config.heartbeat <= 3600 or not 1 <= config.grace <= 3600 or not 0 < config.long_poll <= 3600:
         raise BadRequest("--heartbeat, --grace and --long-poll-timeout are seconds, from 1 to 3600")
     if config.sse_max_seconds is not None and not 1 <= config.sse_max_seconds <= 86_400:
