@@ -190,7 +190,7 @@ class Reader:
             if page is None and self._is_silent() and not self.gone:
                 self._streams.reads.heartbeats += 1
                 await self._write(self._format.heartbeat)
-            if page is None and tail.wakes == wakes and not self.gone:
+            if (page is None or page.up_to_date) and tail.wakes == wakes and not self.gone:
                 if self._park():
                     return
                 await self._wait()

@@ -45,7 +45,7 @@ class Slow:
             raise BadRequest("what becomes of slow readers is lag, skip or close")
         if self.bytes < LEAST_BYTES or self.seconds < 0:
             raise BadRequest(
-                f"a slow reader is at least {LEAST_BYTES:,} bytes behind (--slow-after-bytes), or some seconds (…-seconds)"
+                f"a slow reader is at least {LEAST_BYTES:,} bytes behind (--slow-after-bytes), or a time in seconds"
             )
 
 
