@@ -150,7 +150,7 @@ def test_what_serve_refuses(here: Path) -> None:
     ("specs", "said"),
     [
         ("app:agent", "there is no module 'app'"),
-        ("sys:path", "list is no agent; give an agents.Agent or a headwater.sources.Source"),
+        ("sys:path", "list is no agent; give an agents.Agent, an async generator, or a headwater.sources.Source"),
         ("bots:provider", "OpenAIProvider is no agent; give an agents.Agent"),
         ("bots:test_model", "TestModel is no agent; give a pydantic_ai.Agent"),
         ("bots:graph", "StateGraph is no agent; give a compiled graph (graph.compile())"),
