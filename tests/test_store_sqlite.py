@@ -136,11 +136,17 @@ async def test_a_transaction_writes_the_row_of_a_stream_once(store, monkeypatch)
     writer = store._writer
     monkeypatch.setattr(sqlite_writer.Writer, "_write", noted)
     stale = Stream(store, "s", stream.head)
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
     in_transaction = writer._in_transaction
-    monkeypatch.setattr(writer, "_in_transaction", lambda work: gate.wait() and in_transaction(work))
+
+    def held(work):
+        begun.set()
+        gate.wait()
+        return in_transaction(work)
+
+    monkeypatch.setattr(writer, "_in_transaction", held)
     commits = [stream.append(b"1")]
-    while not writer._jobs.empty():  # the thread has it, and waits
+    while not begun.is_set():  # the thread has it, and waits
         await asyncio.sleep(0)
     commits += [stream.append(b"2"), stale.append(b"no"), stream.append(b"3"), stale.append(b"nor this")]
     gate.set()
