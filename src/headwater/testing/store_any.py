@@ -179,8 +179,7 @@ async def submissions_keep_their_order(store: Store) -> None:
             future = asyncio.ensure_future(stream.append(b"%d" % count) if count else stream.create(b"0"))
             future.add_done_callback(functools.partial(_note, told, (stream.name, count)))
             futures.append(future)
-    await asyncio.gather(*futures)
-    await asyncio.sleep(0)  # those that were done at once tell so in the next turn
+    await asyncio.gather(*futures, asyncio.sleep(0))  # those that were done at once tell so in the next turn
     for stream in streams:
         same([count for name, count in told if name == stream.name], list(range(40)))
         same(await stream.data(), [b"%d" % count for count in range(40)])
