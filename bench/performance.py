@@ -22,7 +22,8 @@ HEAD = """\
 
 <!-- Written by bench/performance.py from bench/results. Run `make bench`, or edit what stands there. -->
 
-What delivery costs, beside others who do the same. Every figure is the median of some rounds; the servers of a table
+What delivery costs, beside others who do the same. Every figure is the median of its rounds, where "least to most" is
+one value: of a single round; the servers of a table
 ran in turn within the same minutes, each on one processor and under the same load, which comes from the other. Ratios
 mean more than figures: those are of one machine, which is named at the end. In charts the thin line goes from the least
 round to the most, and the dashed one is what ours is held to. `make bench` measures all of it again.
